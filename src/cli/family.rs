@@ -128,8 +128,14 @@ fn own_among<'a>(
     let mut devices = states.iter().flat_map(|(key, state)| {
         state.iter().flat_map(|state| &state.devices).map(|device| (*key, device))
     });
-    let (key, own) =
-        devices.find(|(key, device)| device.name == name && same(key, &device.spec.table))?;
+    let is_own = |(key, device): &(&str, &DeviceState)| {
+        let is_error = device.spec.table.params == TargetParams::Error;
+        // The device of a snapshot that is kept over its merge has its own table loaded.
+        let loaded = device.loaded.as_ref().filter(|_| is_error);
+        let mut specs = loaded.into_iter().chain([&device.spec]);
+        device.name == name && specs.any(|spec| same(key, &spec.table))
+    };
+    let (key, own) = devices.find(is_own)?;
     Some((key, own.clone()))
 }
 

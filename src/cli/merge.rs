@@ -62,11 +62,14 @@ pub(super) fn merge(asked: &Merge) -> Result<(), Failure> {
 /// The device that a word names, or the one into which a snapshot with that name is merged.
 fn find<'a>(known: &'a Known, word: &str) -> Result<(&'a Family, &'a DeviceReport), Reason> {
     let named = known.find(word);
-    if !matches!(&named, Err(why) if why.kind == Kind::NotFound) {
-        return named;
-    }
+    let name = match &named {
+        // The device of a snapshot that is kept.
+        Ok((_, device)) if device.object.target == "error" => device.name.as_str(),
+        Err(why) if why.kind == Kind::NotFound => word,
+        _ => return named,
+    };
     let is_merged = |device: &&DeviceReport| {
-        merge_of(device).is_some_and(|merge| merge.snapshot.as_deref() == Some(word))
+        merge_of(device).is_some_and(|merge| merge.snapshot.as_deref() == Some(name))
     };
     let mut families = known.families.iter();
     let found = families.find_map(|family| Some((family, family.devices.iter().find(is_merged)?)));
@@ -104,6 +107,11 @@ fn command(
         return Ok(change(MergeChange::Resume));
     }
     if device.object.target == "snapshot-merge" {
+        let keeps = merge_of(device).and_then(|merge| merge.keep) == Some(true);
+        if asked.keep && !keeps {
+            let why = "its snapshot's device ended when the merge began";
+            return Err(format!("{name}: --keep: {why}").into());
+        }
         return match rate {
             Some(rate) => Ok(change(MergeChange::Rate(rate))),
             None if asked.wait => Ok(None),
@@ -114,8 +122,9 @@ fn command(
             .into()),
         };
     }
-    let (device, force, defer) = (device_ref, asked.force, asked.defer);
-    Ok(Some(Command::Merge { device, force, defer, bytes_per_second: rate.flatten() }))
+    let Merge { force, defer, keep, .. } = *asked;
+    let bytes_per_second = rate.flatten();
+    Ok(Some(Command::Merge { device: device_ref, force, defer, keep, bytes_per_second }))
 }
 
 /// A merge that has not begun is not waited for, and cannot be continued.

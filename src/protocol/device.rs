@@ -70,6 +70,9 @@ pub struct MergeOptions {
     pub paused: bool,
     /// It copies no faster than this; `None`: as fast as the disks.
     pub bytes_per_second: Option<NonZeroU64>,
+    /// When it has ended, the snapshot's device is a snapshot of the merged origin.
+    #[serde(default)]
+    pub keep: bool,
 }
 
 impl MergeOptions {

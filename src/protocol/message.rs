@@ -47,12 +47,14 @@ pub enum Command {
     Resize { device: DeviceRef, bytes: Option<u64> },
     /// Merge a snapshot into its origin, under the origin's device; `force`: also while that device
     /// is mounted, or the snapshot's is open; `defer`: if they are in use, when the origin is next
-    /// activated.
+    /// activated; `keep`: at the end the snapshot's device is one of the merged origin.
     Merge {
         device: DeviceRef,
         force: bool,
         #[serde(default)]
         defer: bool,
+        #[serde(default)]
+        keep: bool,
         bytes_per_second: Option<NonZeroU64>,
     },
     /// Change how the merge of an origin's device runs.
@@ -198,7 +200,13 @@ mod tests {
             Command::Suspend { device, noflush: false },
             Command::Resume { device },
             Command::Resize { device, bytes: None },
-            Command::Merge { device, force: true, defer: false, bytes_per_second: None },
+            Command::Merge {
+                device,
+                force: true,
+                defer: false,
+                keep: false,
+                bytes_per_second: None,
+            },
             Command::ChangeMerge { device, change: MergeChange::Pause },
             Command::Message { device, words: Vec::new() },
             Command::Wait { device, events: None },

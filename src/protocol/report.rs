@@ -208,6 +208,9 @@ pub struct MergeObject {
     /// The name that the snapshot's device had, if it was begun with `merge`.
     #[serde(default)]
     pub snapshot: Option<String>,
+    /// Whether that device is a snapshot of the merged origin at the end.
+    #[serde(default)]
+    pub keep: Option<bool>,
 }
 
 /// The `mirror` object.

@@ -42,6 +42,7 @@ impl MergeFacts {
             bytes_per_second: rate.map(NonZeroU64::get),
             seconds_left: rate.map(|rate| left_bytes.div_ceil(rate.get())),
             snapshot: options.and_then(|options| options.snapshot.clone()),
+            keep: Some(options.is_some_and(|options| options.keep)),
         }
     }
 }
@@ -58,5 +59,6 @@ pub(super) fn deferred(options: &MergeOptions) -> MergeObject {
         bytes_per_second: None,
         seconds_left: None,
         snapshot: options.snapshot.clone(),
+        keep: Some(options.keep),
     }
 }

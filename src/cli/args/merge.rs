@@ -6,7 +6,7 @@ use dm_targets::words::parse_size;
 #[derive(Args)]
 pub struct Merge {
     /// The snapshot; once it is being merged, the origin's device or, until it has ended, the
-    /// snapshot's former name
+    /// snapshot's name
     #[arg(value_name = "SNAPSHOT")]
     pub device: String,
     /// Wait until the merge has ended, with a progress bar on a terminal. Ctrl-C ends the wait, not
@@ -26,16 +26,21 @@ pub struct Merge {
     /// takes that back. --wait does not wait for it. Not with --force
     #[arg(long, conflicts_with = "force")]
     pub defer: bool,
+    /// Keep the snapshot: when the merge has ended, its device is a snapshot of the merged origin,
+    /// with the same name, options and COW. Until then the device's table is `error`: reads and
+    /// writes fail. The device must not be open, not even with --force. Remembered with --defer
+    #[arg(long)]
+    pub keep: bool,
     /// With --wait: print the progress, one JSON object per line
     #[arg(long, requires = "wait")]
     pub json: bool,
     /// Let the merge rest, also under later servers. The device can be used meanwhile. A merge that
     /// is left to the next activation (--defer) is taken back. Not with --resume, --wait, --rate,
-    /// --force or --defer
-    #[arg(long, conflicts_with_all = ["resume", "wait", "rate", "force", "defer"])]
+    /// --force, --defer or --keep
+    #[arg(long, conflicts_with_all = ["resume", "wait", "rate", "force", "defer", "keep"])]
     pub pause: bool,
     /// Continue a merge that rests, or that has stopped because of an error; done if it has ended.
-    /// Not with --pause, --rate, --force or --defer
-    #[arg(long, conflicts_with_all = ["rate", "force", "defer"])]
+    /// Not with --pause, --rate, --force, --defer or --keep
+    #[arg(long, conflicts_with_all = ["rate", "force", "defer", "keep"])]
     pub resume: bool,
 }

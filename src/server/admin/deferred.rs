@@ -10,14 +10,13 @@
 //! that cannot have refused a write; and what cannot begin stays a wish. An `add` begins no merge
 //! before its user can no longer have it undone.
 
-use std::num::NonZeroU64;
-
 use dm_targets::snapshot::target::Snapshot;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
 use super::devices::{Device, no_device};
 use super::machine::{Machine, Thread};
+use super::merge::How;
 use super::mutant::{self, Mutant};
 use super::state::{Activation, Administrator};
 use crate::failure::Reason;
@@ -32,17 +31,21 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn defer_merge(
         &mut self,
         id: u32,
-        rate: Option<NonZeroU64>,
+        (rate, keep): How,
     ) -> Result<Option<Reply>, Reason> {
         let name = self.name_of(id)?;
         let refused = |why: Reason| why.context(format!("{name}: its merge is not deferred"));
         let table = self.mergeable(id).map_err(refused)?;
         let origin = self.device_to_merge_into(id, &table).map_err(refused)?;
+        let keep = keep || self.is_wished_to_be_kept(id);
+        if keep {
+            self.refuse_to_keep(id).map_err(refused)?;
+        }
         let Err(used) = self.refuse_any_user(id, origin) else { return Ok(None) };
         let before = self.devices.get(&id).and_then(|entry| entry.spec.deferred_merge());
         let rate = rate.or_else(|| before?.bytes_per_second);
         let snapshot = Some(name.clone());
-        let wish = MergeOptions { snapshot, paused: false, bytes_per_second: rate };
+        let wish = MergeOptions { snapshot, paused: false, bytes_per_second: rate, keep };
         self.set_wish(id, Some(wish)).map_err(refused)?;
         let used = used.without_end();
         let note = format!(
@@ -52,6 +55,12 @@ impl<M: Machine> Administrator<M> {
         );
         log::info!("{note}");
         Ok(Some(Reply::Deferred { note }))
+    }
+
+    /// Whether a snapshot is to be kept when its deferred merge has ended.
+    pub(super) fn is_wished_to_be_kept(&self, id: u32) -> bool {
+        let wish = self.devices.get(&id).and_then(|entry| entry.spec.deferred_merge());
+        wish.is_some_and(|wish| wish.keep) && !mutant::is(Mutant::DeferredKeepForgotten)
     }
 
     /// The snapshot whose merge is deferred.
@@ -140,15 +149,16 @@ impl<M: Machine> Administrator<M> {
     /// program uses its devices. Returns why one did not begin that could have.
     pub(super) fn begin_deferred(&mut self) -> Option<Problem> {
         let wish = |(id, entry): (&u32, &Device)| {
-            Some((*id, entry.state(), entry.spec.deferred_merge()?.bytes_per_second))
+            let wish = entry.spec.deferred_merge()?;
+            Some((*id, entry.state(), (wish.bytes_per_second, wish.keep)))
         };
-        let (id, device, rate) = self.devices.iter().find_map(wish)?;
+        let (id, device, how) = self.devices.iter().find_map(wish)?;
         if let Err(why) = self.is_unused_for_merge(id, &device) {
             log::info!("{}: its merge stays deferred: {why}", device.name);
             return None;
         }
         let force = mutant::is(Mutant::DeferredUnderMount);
-        let begun = self.refuse_full(id).and_then(|()| self.begin_merge(id, force, rate));
+        let begun = self.refuse_full(id).and_then(|()| self.begin_merge(id, force, how));
         begun.err().map(|why| {
             let why = why.context(format!("{}: its deferred merge has not begun", device.name));
             log::warn!("{why}");

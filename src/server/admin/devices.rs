@@ -192,6 +192,7 @@ pub(super) fn state_of(
 pub(super) fn changes_origin(spec: &DeviceSpec) -> bool {
     match &spec.table.params {
         TargetParams::Snapshot(snapshot) => snapshot.discard_passdown_origin,
+        TargetParams::Error | TargetParams::Zero => false,
         _ => true,
     }
 }

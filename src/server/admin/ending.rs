@@ -196,6 +196,7 @@ impl<M: Machine> Administrator<M> {
         if let Some(entry) = self.devices.remove(&id) {
             // The information whether it was written is lost with it.
             self.origin_changed |= changes_origin(&entry.spec);
+            self.forget_kept(&entry);
             log::info!("{}: deleted", entry.name);
         }
         self.save()

@@ -116,7 +116,7 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    fn give_target_back(&mut self, id: u32) -> Result<(), Reason> {
+    pub(super) fn give_target_back(&mut self, id: u32) -> Result<(), Reason> {
         let Some(known) = self.taken.get(&id).map(Deps::known) else { return Ok(()) };
         let Some(entry) = self.devices.get(&id) else { return Ok(()) };
         let (name, spec) = (entry.name.clone(), entry.spec.clone());

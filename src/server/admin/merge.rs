@@ -15,6 +15,7 @@ use dm_targets::table::{Table, TargetParams};
 use dm_targets::target::Target;
 
 use super::devices::{Device, LeftOut, is_origins, no_device};
+use super::keeping::is_kept;
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
@@ -32,20 +33,29 @@ impl<M: Machine> Administrator<M> {
     ///
     /// # Errors
     /// Both devices are as they were, or the error says what is left.
-    pub(super) fn merge(&mut self, id: u32, force: bool, rate: Rate) -> Result<Reply, Reason> {
+    pub(super) fn merge(&mut self, id: u32, force: bool, how: How) -> Result<Reply, Reason> {
         let name = self.name_of(id)?;
-        let begun = self.begin_merge(id, force, rate);
+        let begun = self.begin_merge(id, force, how);
         begun.map(|()| Reply::Done).map_err(|why| why.context(format!("{name}: not merged")))
     }
 
-    pub(super) fn begin_merge(&mut self, id: u32, force: bool, rate: Rate) -> Result<(), Reason> {
+    pub(super) fn begin_merge(
+        &mut self,
+        id: u32,
+        force: bool,
+        (rate, keep): How,
+    ) -> Result<(), Reason> {
         let table = self.mergeable(id)?;
+        let keep = keep || self.is_wished_to_be_kept(id);
         let origin = self.device_to_merge_into(id, &table)?;
         self.refuse_unfinished(id)?;
         self.refuse_unfinished(origin)?;
+        if keep {
+            self.refuse_open_to_keep(id)?;
+        }
         self.refuse_users(id, origin, force)?;
         let name = self.name_of(id)?;
-        let spec = self.merge_of(origin, table, &name, rate)?;
+        let spec = self.merge_of(origin, table, &name, (rate, keep))?;
         let replaced = self.replace_table(origin, spec, false);
         let entry = self.devices.get_mut(&origin).ok_or_else(|| no_device(origin))?;
         replaced.inspect_err(|_| {
@@ -78,6 +88,7 @@ impl<M: Machine> Administrator<M> {
             TargetParams::SnapshotMerge(_) => {
                 return Err("a snapshot is being merged into it already".into());
             }
+            _ if is_kept(entry) => return Err("it is being merged into its origin already".into()),
             _ => return Err("it is no snapshot".into()),
         };
         if table.store.is_transient() && !mutant::is(Mutant::TransientTaken) {
@@ -187,7 +198,7 @@ impl<M: Machine> Administrator<M> {
         origin: u32,
         table: SnapshotTable,
         name: &str,
-        rate: Rate,
+        (rate, keep): How,
     ) -> Result<DeviceSpec, Reason> {
         let entry = self.devices.get(&origin).ok_or_else(|| no_device(origin))?;
         // The origin keeps the name that its device has for it.
@@ -197,7 +208,7 @@ impl<M: Machine> Administrator<M> {
             SnapshotTable { origin: own, discard_zeroes_cow, discard_passdown_origin, ..table };
         let params = TargetParams::SnapshotMerge(merge);
         let snapshot = Some(name.to_owned());
-        let options = MergeOptions { snapshot, paused: false, bytes_per_second: rate };
+        let options = MergeOptions { snapshot, paused: false, bytes_per_second: rate, keep };
         let table = Table { params, ..entry.spec.table.clone() };
         let (merge, allow_invalid) = (Some(options), false);
         Ok(DeviceSpec { table, merge, allow_invalid, ..entry.spec.clone() })
@@ -313,5 +324,5 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-/// How fast a merge may run, in bytes per second.
-type Rate = Option<NonZeroU64>;
+/// How fast a merge may run, in bytes per second, and whether its snapshot is kept.
+pub(super) type How = (Option<NonZeroU64>, bool);

@@ -79,8 +79,12 @@ impl<M: Machine> Administrator<M> {
             self.take_target_for(id, snapshot)?;
         }
         let before = self.unfinished.len();
+        let keeps = spec.merge.as_ref().is_some_and(|options| options.keep);
+        let kept = snapshot.filter(|_| keeps).or_else(|| self.kept_at_end(id, &spec));
+        kept.map_or(Ok(()), |kept| self.refuse_unfinished(kept))?;
         let opened = self.open_origins_table(id, spec, &name, again);
-        let recorded = opened.and_then(|new| self.record_origins_table(id, new, again.is_some()));
+        let recorded =
+            opened.and_then(|new| self.record_origins_table(id, new, again.is_some(), kept));
         let (target, cow) = match (recorded, snapshot) {
             (Ok(recorded), _) => recorded,
             (Err(why), None) => return Err(why),
@@ -89,10 +93,13 @@ impl<M: Machine> Administrator<M> {
             }
         };
         // From here on a later server goes on with the merge.
-        if let Some(snapshot) = snapshot {
-            self.end_merged_snapshot(snapshot);
+        match snapshot {
+            Some(snapshot) if keeps => self.let_fail(snapshot)?,
+            Some(snapshot) => self.end_merged_snapshot(snapshot),
+            None => {}
         }
-        self.put_origins_target(id, target, cow, snapshot.is_some())
+        self.put_origins_target(id, target, cow, snapshot.is_some())?;
+        kept.filter(|_| snapshot.is_none()).map_or(Ok(()), |kept| self.put_kept(kept))
     }
 
     /// Puts the target of an origin's new table in the place of the old one; `takes_over`: a merge
@@ -241,18 +248,22 @@ impl<M: Machine> Administrator<M> {
         Ok(prepared)
     }
 
-    /// Records the table of an origin's device; returns the target that is to be put in place, and
-    /// the COW of a merge.
+    /// Records the table of an origin's device, and with it those of a snapshot that is kept;
+    /// returns the target that is to be put in place, and the COW of a merge.
     fn record_origins_table(
         &mut self,
         id: u32,
         NewDevice { target, deps, spec, cow, .. }: NewDevice<M>,
         again: bool,
+        kept: Option<u32>,
     ) -> Result<(Held<M::Handle>, Option<Cow>), Reason> {
+        let kept = kept.and_then(|kept| self.change_kept(id, kept));
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let before = std::mem::replace(&mut entry.cow, cow.clone());
         let plain = matches!(spec.table.params, TargetParams::SnapshotOrigin { .. });
-        let recorded = if plain && mutant::is(Mutant::PlainUnrecorded) {
+        let late = Mutant::PlainUnrecorded;
+        let kept_late = kept.is_some() && mutant::is(Mutant::KeptUnrecorded);
+        let recorded = if plain && (mutant::is(late) || kept_late) {
             (entry.deps, entry.spec) = (deps, spec);
             Ok(())
         } else {
@@ -262,6 +273,7 @@ impl<M: Machine> Administrator<M> {
             if let Some(entry) = self.devices.get_mut(&id) {
                 entry.cow = before;
             }
+            kept.into_iter().for_each(|kept| self.change_back(kept));
         })
     }
 

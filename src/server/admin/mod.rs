@@ -14,6 +14,7 @@ mod foreign_disks;
 mod given_back;
 mod handover;
 pub mod held;
+mod keeping;
 mod kernel;
 mod left_alone;
 mod lost;
@@ -78,12 +79,10 @@ impl<M: Machine> Administrator<M> {
             Command::Resume { device } => self.resume(device.id),
             Command::Load { device, spec } => self.load(device.id, spec),
             Command::Resize { device, bytes } => self.resize(device.id, bytes),
-            Command::Merge { device, force, defer, bytes_per_second } => {
-                let deferred = match defer {
-                    true => self.defer_merge(device.id, bytes_per_second)?,
-                    false => None,
-                };
-                deferred.map_or_else(|| self.merge(device.id, force, bytes_per_second), Ok)
+            Command::Merge { device, force, defer, keep, bytes_per_second } => {
+                let how = (bytes_per_second, keep);
+                let deferred = if defer { self.defer_merge(device.id, how)? } else { None };
+                deferred.map_or_else(|| self.merge(device.id, force, how), Ok)
             }
             Command::ChangeMerge { device, change } => self.change_merge(device.id, change),
             Command::Message { device, words } => self.message(device.id, &words),

@@ -144,6 +144,18 @@ pub enum Mutant {
     FullMerged,
     /// It begins while the `add` of its origin can still be undone.
     BegunBeforeUndo,
+    /// A server that takes a merge over forgets that its snapshot is to be kept.
+    KeptWishForgotten,
+    /// A kept snapshot's table is in place before that is on record, beside its origin's.
+    KeptUnrecorded,
+    /// Nothing is preserved for a kept snapshot.
+    KeptUnjoined,
+    /// The device of a snapshot is kept over a merge while a process has it open.
+    OpenKept,
+    /// A deferred merge does not keep its snapshot.
+    DeferredKeepForgotten,
+    /// The snapshot of a device that ends with its server is to be kept over a merge.
+    UnrecoverableKept,
     /// A merge that is taken over forgets that it is paused, and its rate.
     MergeOptionsForgotten,
     /// An origin gets its plain table back before that is on record.

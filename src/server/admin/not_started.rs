@@ -29,6 +29,9 @@ impl<M: Machine> Administrator<M> {
         drop(self.keep(prepared, info, name.clone()));
         if let Some(entry) = self.devices.get_mut(&id) {
             (entry.suspended, entry.loaded) = (suspended, loaded.clone());
+            if mutant::is(Mutant::KeptWishForgotten) {
+                entry.spec.merge.iter_mut().for_each(|options| options.keep = false);
+            }
             entry.waits = started.is_err() && !mutant::is(Mutant::NotStartedIsLive);
         }
         let is_lines = self.devices.get(&id).is_some_and(|entry| is_lines(&entry.spec));

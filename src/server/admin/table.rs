@@ -48,6 +48,9 @@ impl<M: Machine> Administrator<M> {
         self.refuse_unfinished(id)?;
         self.refuse_unended(id)?;
         self.give_back_taken(id)?;
+        if let Some(resumed) = self.resume_kept(id) {
+            return resumed;
+        }
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let (was_suspended, loaded) = (entry.suspended, entry.loaded.take());
         let same_target = loaded.is_none();
@@ -256,6 +259,7 @@ impl<M: Machine> Administrator<M> {
     /// them.
     pub(super) fn load(&mut self, id: u32, mut spec: DeviceSpec) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
+        self.refuse_kept(id)?;
         self.refuse_circle_of(&spec.table.params)?;
         self.refuse_load(id, &spec)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;

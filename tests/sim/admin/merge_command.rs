@@ -21,8 +21,11 @@ use crate::server::admin::mutant::{self, Mutant};
 impl Town {
     pub(super) fn merge(&mut self, what: What, force: bool) -> Result<(), String> {
         let device = self.devices[&what].device();
-        self.ask("o", Command::Merge { device, force, defer: false, bytes_per_second: None })
-            .map(drop)
+        self.ask(
+            "o",
+            Command::Merge { device, force, defer: false, keep: false, bytes_per_second: None },
+        )
+        .map(drop)
     }
 
     fn change_merge(&mut self, change: MergeChange) -> Result<(), String> {
@@ -77,7 +80,7 @@ impl Town {
 /// Begins a merge that is paused before its first batch.
 pub(super) fn paused(town: &mut Town) -> Result<(), String> {
     let snapshot = Some("snap1".to_owned());
-    let merge = Some(MergeOptions { snapshot, paused: true, bytes_per_second: None });
+    let merge = Some(MergeOptions { snapshot, paused: true, ..MergeOptions::default() });
     let (device, spec) = (town.devices[&O].device(), DeviceSpec { merge, ..merging::spec(true) });
     town.ask("o", Command::Load { device, spec })?;
     town.suspend(O)?;

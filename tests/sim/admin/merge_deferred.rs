@@ -19,7 +19,13 @@ impl Town {
     /// `merge --defer`; returns whether the merge is deferred.
     fn defer(&mut self, what: What) -> Result<bool, String> {
         let device = self.devices[&what].device();
-        let command = Command::Merge { device, force: false, defer: true, bytes_per_second: RATE };
+        let command = Command::Merge {
+            device,
+            force: false,
+            defer: true,
+            keep: false,
+            bytes_per_second: RATE,
+        };
         match self.ask("o", command)? {
             Reply::Deferred { note } if note.contains("--pause` takes that back") => Ok(true),
             Reply::Done => Ok(false),
@@ -234,7 +240,8 @@ fn waits_for_open_origins() -> Result<(), String> {
     is_untouched(&mut town)?;
     // Given again without a rate, it keeps the one that it has.
     let device = town.devices[&S].device();
-    let again = Command::Merge { device, force: false, defer: true, bytes_per_second: None };
+    let again =
+        Command::Merge { device, force: false, defer: true, keep: false, bytes_per_second: None };
     town.ask("o", again)?;
     if !town.is_shown() {
         return Err("its rate is forgotten".into());

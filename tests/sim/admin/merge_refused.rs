@@ -90,7 +90,13 @@ fn what_is_no_snapshot_with_an_origin_is_not_merged() {
         if !town.processes.contains_key("o") {
             continue;
         }
-        let command = Command::Merge { device, force: true, defer: false, bytes_per_second: None };
+        let command = Command::Merge {
+            device,
+            force: true,
+            defer: false,
+            keep: false,
+            bytes_per_second: None,
+        };
         let why = town.ask("o", command).unwrap_err();
         assert!(why.contains("waits for a server"), "{why}");
     }

@@ -29,6 +29,8 @@ mod lives;
 mod machine;
 mod merge_command;
 mod merge_deferred;
+mod merge_keep;
+mod merge_kept_not;
 mod merge_refused;
 mod merge_silent;
 mod merging;

@@ -198,7 +198,7 @@ fn interrupted(name: &str) {
 }
 
 /// An origin `o` with a snapshot `s` of which every second chunk was written; what it shows.
-fn pair(origin: &str, cow: &str) -> View {
+pub(super) fn pair(origin: &str, cow: &str) -> View {
     let org_view = View::new("orig", SIZE);
     org_view.fill(&Disk::open(origin));
     server::add(&format!("origin --origin {origin} --name o"));
@@ -213,7 +213,7 @@ fn pair(origin: &str, cow: &str) -> View {
 }
 
 /// Kills the server of the origin's device.
-fn kill() {
+pub(super) fn kill() {
     let pid = server::number("o", "/server_pid");
     sh(&format!("kill -9 {pid}")).ok();
     server::wait_gone(pid);

@@ -36,6 +36,7 @@ mod live;
 mod lost;
 mod merge;
 mod merge_command;
+mod merge_keep;
 mod merge_mounted;
 mod mirror_alternate;
 mod mirror_bad;
@@ -113,6 +114,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     lost::cases,
     merge::cases,
     merge_command::cases,
+    merge_keep::cases,
     merge_mounted::cases,
     whose::cases,
     reattached::cases,
