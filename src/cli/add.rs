@@ -25,7 +25,7 @@ use crate::ublk::{device, kernels};
 
 pub(super) fn add_device(add: Add) -> Result<ExitCode, Failure> {
     let spec = table::of_flags(&add)?;
-    add_target(spec, add.common())
+    add_target(spec, add.common(), false)
 }
 
 /// Adds a device as device-mapper table lines describe it.
@@ -35,11 +35,6 @@ pub(super) fn create(
     file: Option<&Path>,
     created: &cli::Created,
 ) -> Result<ExitCode, Failure> {
-    if created.notable {
-        let hint = "make it with a table of `error`, and `load` and `resume` another one of its \
-                    length: disks are opened by `resume`";
-        return Err(wrong_usage(format!("--notable: a device needs a size, and a table: {hint}")));
-    }
     let text = match (table, file) {
         ([_, ..], _) => table.join("\n"),
         ([], Some(path)) if path != Path::new("-") => {
@@ -52,10 +47,20 @@ pub(super) fn create(
     let cli::Created { id, read_only, no_recovery, loaded, .. } = created;
     let (id, read_only, no_recovery, force) = (*id, *read_only, *no_recovery, loaded.force);
     let options = cli::Common { id, read_only, no_recovery, force, ..cli::Common::named(name) };
-    add_target(table::of_lines(&text, &options, loaded.source.as_deref())?, &options)
+    add_target(table::of_lines(&text, &options, loaded.source.as_deref())?, &options, false)
 }
 
-fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failure> {
+/// Makes a device of one without a table, which has taken the name.
+pub(super) fn add_reserved(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failure> {
+    add_target(spec, options, true)
+}
+
+/// `reserved`: the name has been taken for this device.
+fn add_target(
+    spec: DeviceSpec,
+    options: &cli::Common,
+    reserved: bool,
+) -> Result<ExitCode, Failure> {
     let disk = spec.table.params.family().disk.unwrap_or("the device");
     options.name.as_deref().map_or(Ok(()), refuse_odd_name)?;
     let rundir = open_rundir()?;
@@ -74,7 +79,7 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     let Locked { key, mut lock, own } = family::lock(&rundir, &wanted, command.verb())?;
     if own.is_none() {
         takeover::refuse_waiting(&disks_below(&spec))?;
-        check_name(&rundir, &mut lock, options)?;
+        check_name(&rundir, &mut lock, options.name.as_deref(), reserved)?;
     }
     let there = rundir.server(&key);
     if let (Some(own), Some(Server { connection: Some(_), .. })) = (&own, &there) {
@@ -229,7 +234,7 @@ const MAX_NAME_BYTES: usize = 127;
 
 /// Refuses names that could be mistaken for something else, or that could control the terminal that
 /// shows them.
-fn refuse_odd_name(name: &str) -> Result<(), Failure> {
+pub(super) fn refuse_odd_name(name: &str) -> Result<(), Failure> {
     if name.len() > MAX_NAME_BYTES {
         let (start, len) = (name.chars().take(16).collect::<String>(), name.len());
         return Err(wrong_usage(format!(
@@ -250,15 +255,24 @@ fn refuse_odd_name(name: &str) -> Result<(), Failure> {
     Err(wrong_usage(format!("name '{name}': {why}; choose another one")))
 }
 
-fn check_name(
+/// Takes a name, unless another device has it, or one without a table; `reserved`: it is the
+/// latter's.
+pub(super) fn check_name(
     rundir: &RunDir,
     lock: &mut FamilyLock,
-    options: &cli::Common,
+    name: Option<&str>,
+    reserved: bool,
 ) -> Result<(), Failure> {
-    let Some(name) = &options.name else { return Ok(()) };
+    let Some(name) = name else { return Ok(()) };
+    if !reserved && rundir.reserved_as(name)?.is_some() {
+        return Err(format!(
+            "the name {name} is taken by a device without a table: `ublk-dm del {name}` frees it"
+        )
+        .into());
+    }
     // Reads the state files instead of asking the servers: a server that hangs must not keep other
     // commands from adding devices.
-    let is_taken = |device: DeviceState| device.name == *name && exists(&device).unwrap_or(true);
+    let is_taken = |device: DeviceState| device.name == name && exists(&device).unwrap_or(true);
     let taken = || {
         Ok(rundir.states_beside(None)?.into_iter().flat_map(|state| state.devices).any(is_taken))
     };

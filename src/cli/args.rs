@@ -93,6 +93,9 @@ pub enum Verb {
     Table {
         /// Name, ublk id or /dev/ublkbN; all if none is given
         devices: Vec<String>,
+        /// Print the tables that are loaded, which the next `resume` puts in place
+        #[arg(long)]
+        inactive: bool,
     },
     /// Hold back a device's I/O and wait for the requests in flight
     Suspend {
@@ -103,7 +106,9 @@ pub enum Verb {
         noflush: bool,
     },
     /// Resume a suspended device's I/O, with the loaded table if there is one. A running device is
-    /// suspended while its table is replaced; if the new table cannot be used, the old one stays
+    /// suspended while its table is replaced; if the new table cannot be used, the old one stays,
+    /// and the new one is no longer loaded. Makes the device of a `create --notable`, and prints
+    /// its path
     Resume {
         /// Name, ublk id or /dev/ublkbN
         device: String,
@@ -132,6 +137,11 @@ pub enum Verb {
         #[command(flatten)]
         options: Loaded,
     },
+    /// Drop the table that is loaded for a device; done if none is
+    Clear {
+        /// Name, ublk id or /dev/ublkbN
+        device: String,
+    },
     /// Make a device longer while it is in use
     ///
     /// A `linear` device, an origin's, a snapshot's and a mirror grow as far as the disks below
@@ -154,12 +164,12 @@ pub enum Verb {
     },
     /// Merge a snapshot into its origin, whose device shows the snapshot from the first moment on
     ///
-    /// The origin needs a device (`add origin`); the snapshot's device ends. Returns when the merge
-    /// has begun: the server continues it, and when all of the snapshot is on the origin it makes
-    /// the device a plain origin again; the COW is empty then and can be used again. A server that
-    /// dies is replaced with `recover`, which continues the merge. Refused while the origin is
-    /// mounted: a file system on it would see its content change; --defer leaves the merge to the
-    /// origin's next activation then.
+    /// The origin needs a device (`add origin`); the snapshot's device ends (unless with --keep).
+    /// Returns when the merge has begun: the server continues it, and when all of the snapshot is
+    /// on the origin it makes the device a plain origin again; the COW is empty then and can be
+    /// used again. A server that dies is replaced with `recover`, which continues the merge.
+    /// Refused while the origin is mounted: a file system on it would see its content change;
+    /// --defer leaves the merge to the origin's next activation then.
     ///
     ///     umount /srv
     ///     ublk-dm merge monday --wait --rate 50MiB

@@ -4,9 +4,10 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::unrecorded::{self, Unrecorded};
+use super::without_table;
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Reply, RunState};
-use crate::rundir::{RunDir, Server, State};
+use crate::rundir::{Reserved, RunDir, Server, State};
 use crate::server::orphan;
 use crate::ublk::{self, Control, device};
 
@@ -40,6 +41,8 @@ pub(super) struct Family {
 #[derive(Default)]
 pub(super) struct Known {
     pub families: Vec<Family>,
+    /// Devices without a table.
+    pub reserved: Vec<Reserved>,
     /// Devices of the run directory that the kernel has and no file knows of.
     pub unrecorded: Vec<Unrecorded>,
     /// What could not be found out, and why.
@@ -69,6 +72,10 @@ impl Known {
             }
         }
         known.find_unrecorded(rundir, &listed);
+        match without_table::all(rundir) {
+            Ok(reserved) => known.reserved = reserved,
+            Err(why) => known.problems.push(why),
+        }
         Ok(known)
     }
 
@@ -94,6 +101,11 @@ impl Known {
         devices
     }
 
+    /// Whether a word names a device without a table.
+    pub fn has_no_table(&self, word: &str) -> bool {
+        self.reserved.iter().any(|one| one.name == word)
+    }
+
     /// Finds the device that a word names, and its server.
     pub fn find<'a>(&'a self, word: &str) -> Result<(&'a Family, &'a DeviceReport), Reason> {
         let families = self.families.iter();
@@ -104,6 +116,11 @@ impl Known {
             (Some((_, one)), Some((_, other))) => Err(format!(
                 "{word}: the name of /dev/ublkb{} and of /dev/ublkb{}; use one of these",
                 one.id, other.id
+            )
+            .into()),
+            (None, _) if self.has_no_table(word) => Err(format!(
+                "{word}: it has no table: `ublk-dm load {word}` and `ublk-dm resume {word}` make \
+                 it a device"
             )
             .into()),
             (None, _) => match self.problems.first() {
@@ -252,7 +269,7 @@ fn names(device: &DeviceReport, word: &str) -> bool {
 }
 
 /// The devices that words name, or all if there are no words; and the problems: words that name no
-/// device, and what could not be found out.
+/// device, and what could not be found out. Devices without a table have nothing to be shown.
 pub(super) fn chosen(
     rundir: &RunDir,
     words: &[String],
@@ -262,7 +279,7 @@ pub(super) fn chosen(
         return Ok((known.devices().into_iter().cloned().collect(), known.problems));
     }
     let (mut devices, mut problems) = (Vec::new(), Vec::new());
-    for word in words {
+    for word in words.iter().filter(|word| !known.has_no_table(word)) {
         match known.find(word) {
             Ok((_, device)) => devices.push(device.clone()),
             Err(why) => problems.push(why),

@@ -11,6 +11,7 @@ pub mod journal;
 mod keep;
 mod merge;
 mod message;
+mod notable;
 mod order;
 mod recover;
 mod remove;
@@ -24,6 +25,7 @@ mod unrecorded;
 mod upgrade;
 mod verdict;
 mod wait;
+mod without_table;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -41,6 +43,9 @@ use terminal::stdout;
 pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Add(add) => return add::add_device(add),
+        Verb::Create { name, options, .. } if options.notable => {
+            return notable::create(&name, &options);
+        }
         Verb::Create { name, table, file, options } => {
             return add::create(name, &table, file.as_deref(), &options);
         }
@@ -50,11 +55,13 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         }
         Verb::List { json } => show::list(json)?,
         Verb::Status { devices, json } => show::status(&devices, json)?,
-        Verb::Table { devices } => show::lines(&devices, |device| device.table.clone())?,
+        Verb::Table { devices, inactive: false } => show::lines(&devices, |one| one.table.clone())?,
+        Verb::Table { devices, inactive: true } => show::inactive(&devices)?,
         Verb::Suspend { device, noflush } => {
             drop(ask(&device, |device| Command::Suspend { device, noflush })?)
         }
-        Verb::Resume { device } => drop(ask(&device, |device| Command::Resume { device })?),
+        Verb::Resume { device } => return resume(&device),
+        Verb::Clear { device } => clear(&device)?,
         Verb::Load { device, table, options } => load(&device, &table, &options)?,
         Verb::Resize { device, size } => {
             drop(ask(&device, |device| Command::Resize { device, bytes: size })?)
@@ -107,8 +114,25 @@ fn offline(
     Ok(ExitCode::from(verdict?.exit_code()))
 }
 
+fn resume(word: &str) -> Result<ExitCode, Failure> {
+    if let Some(made) = notable::resume(word)? {
+        return Ok(made);
+    }
+    ask(word, |device| Command::Resume { device }).map(|_| ExitCode::SUCCESS)
+}
+
+fn clear(word: &str) -> Result<(), Failure> {
+    if notable::clear(word)? {
+        return Ok(());
+    }
+    ask(word, |device| Command::Clear { device }).map(drop)
+}
+
 fn load(word: &str, lines: &[String], options: &cli::Loaded) -> Result<(), Failure> {
     let common = cli::Common { force: options.force, ..cli::Common::unnamed() };
     let spec = table::of_lines(&lines.join("\n"), &common, options.source.as_deref())?;
+    if notable::load(word, &spec)? {
+        return Ok(());
+    }
     ask(word, |device| Command::Load { device, spec }).map(drop)
 }

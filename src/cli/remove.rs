@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::client::{Known, by_name, must_answer, open_rundir};
 use super::gone;
+use super::notable;
 use super::order::{self, Part};
 use super::side_by_side;
 use super::unrecorded::{self, Unrecorded};
@@ -44,6 +45,7 @@ struct Deleted {
 
 pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
     let rundir = open_rundir()?;
+    let words = &notable::del(&rundir, words, all)?;
     let known = Known::of(&rundir)?;
     let (doomed, mut problems) = doomed(&rundir, &known, words, all);
     let must_wait = |one: usize, other: usize| {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use dm_targets::table::Table;
 use serde::Serialize;
 use serde_json::json;
 
@@ -10,6 +11,8 @@ use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::Failure;
 use crate::protocol::{DeviceObject, DeviceReport, RunState, TargetObject};
+use crate::rundir::Reserved;
+use crate::server::orphan;
 use crate::ublk::{self, Control, kernels};
 
 /// The version of the objects that are printed: keys are added, never renamed.
@@ -20,6 +23,24 @@ const VERSION: u32 = 1;
 struct Listing<'a> {
     version: u32,
     devices: Vec<&'a DeviceObject>,
+    /// Names that `create --notable` has taken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    without_table: Vec<WithoutTable<'a>>,
+}
+
+/// A device without a table.
+#[derive(Serialize)]
+struct WithoutTable<'a> {
+    name: &'a str,
+    id: Option<u32>,
+    inactive_table: Option<String>,
+}
+
+impl WithoutTable<'_> {
+    fn of(one: &Reserved) -> WithoutTable<'_> {
+        let inactive_table = one.loaded.as_ref().map(|spec| spec.table.to_string());
+        WithoutTable { name: &one.name, id: one.id, inactive_table }
+    }
 }
 
 /// The object that `status --json` prints for each device.
@@ -40,13 +61,17 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
     let known = Known::of(&open_rundir()?)?;
     if json {
         let devices = known.devices().into_iter().map(|device| &device.object).collect();
-        print(&line_of(&Listing { version: VERSION, devices })?)?;
+        let without_table = known.reserved.iter().map(WithoutTable::of).collect();
+        print(&line_of(&Listing { version: VERSION, devices, without_table })?)?;
         return verdict(known.problems);
     }
     for device in known.devices() {
         let DeviceObject { block_device, target, .. } = &device.object;
         let (state, disks) = (state_word(&device.object), disks_of(&device.object));
         print(&format!("{:<14} {block_device:<16} {target:<16} {state:<9} {disks}", device.name))?;
+    }
+    for Reserved { name, .. } in &known.reserved {
+        print(&format!("{name:<14} {:<16} {:<16} no table", "-", "-"))?;
     }
     verdict(known.problems)
 }
@@ -117,6 +142,31 @@ pub(super) fn lines(
     verdict(problems)
 }
 
+/// Prints the loaded tables, with the numbers of their disks.
+pub(super) fn inactive(words: &[String]) -> Result<(), Failure> {
+    let rundir = open_rundir()?;
+    let known = Known::of(&rundir)?;
+    let (devices, problems) = chosen(&rundir, words)?;
+    let is_wanted = |one: &&Reserved| words.is_empty() || words.contains(&one.name);
+    let reserved = known.reserved.iter().filter(is_wanted);
+    let loaded = |one: &Reserved| one.loaded.as_ref().map(|spec| spec.table.to_string());
+    let reserved = reserved.map(|one| (one.name.clone(), loaded(one)));
+    let served = devices.into_iter().map(|device| (device.name, device.inactive));
+    for (name, lines) in served.chain(reserved) {
+        let prefix = if words.len() == 1 { String::new() } else { format!("{name}: ") };
+        let table = lines.as_deref().map(Table::parse_table).transpose();
+        let table = table.map_err(|error| Failure::from(error.to_string()).context(&name))?;
+        match table.as_ref().map(orphan::with_numbers) {
+            Some(lines) => {
+                lines.split('\n').try_for_each(|line| print(&format!("{prefix}{line}")))?
+            }
+            None if words.len() == 1 => {}
+            None => print(prefix.trim_end())?,
+        }
+    }
+    verdict(problems)
+}
+
 pub(super) fn features(json: bool) -> Result<(), Failure> {
     let bits = Control::open().and_then(|mut control| control.features())?;
     if json {
@@ -161,10 +211,16 @@ mod tests {
     #[test]
     fn a_listing_has_a_version_and_a_list() {
         let object = dead();
-        let line = line_of(&Listing { version: VERSION, devices: vec![&object] }).unwrap();
+        let line = line_of(&Listing {
+            version: VERSION,
+            devices: vec![&object],
+            without_table: Vec::new(),
+        })
+        .unwrap();
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&json["version"], &json["devices"][0]["name"]), (&json!(1), &json!("l")));
-        let empty = line_of(&Listing { version: VERSION, devices: Vec::new() }).unwrap();
+        let (devices, without_table) = (Vec::new(), Vec::new());
+        let empty = line_of(&Listing { version: VERSION, devices, without_table }).unwrap();
         assert_eq!(empty, r#"{"version":1,"devices":[]}"#);
         let line = line_of(&WithStatus { version: VERSION, object: &object, status: "0 1 linear" })
             .unwrap();

@@ -43,6 +43,8 @@ pub enum Command {
     Resume { device: DeviceRef },
     /// Give a device another table, which its next resume puts in place.
     Load { device: DeviceRef, spec: DeviceSpec },
+    /// Drop the table that a device's next resume would put in place.
+    Clear { device: DeviceRef },
     /// Make a device longer, up to `bytes`; `None`: up to the end of its disks.
     Resize { device: DeviceRef, bytes: Option<u64> },
     /// Merge a snapshot into its origin, under the origin's device; `force`: also while that device
@@ -140,6 +142,7 @@ impl Command {
             | Command::Suspend { device, .. }
             | Command::Resume { device }
             | Command::Load { device, .. }
+            | Command::Clear { device }
             | Command::Resize { device, .. }
             | Command::Merge { device, .. }
             | Command::ChangeMerge { device, .. }
@@ -176,6 +179,7 @@ impl Command {
             Command::Suspend { .. } => "suspend",
             Command::Resume { .. } => "resume",
             Command::Load { .. } => "load",
+            Command::Clear { .. } => "clear",
             Command::Resize { .. } => "resize",
             Command::Merge { .. } | Command::ChangeMerge { .. } => "merge",
             Command::Message { .. } => "message",
@@ -199,6 +203,7 @@ mod tests {
             Command::TakeBack { device },
             Command::Suspend { device, noflush: false },
             Command::Resume { device },
+            Command::Clear { device },
             Command::Resize { device, bytes: None },
             Command::Merge {
                 device,

@@ -22,6 +22,9 @@ pub struct DeviceReport {
     pub status: String,
     /// The same with the arguments of the table.
     pub table: String,
+    /// The table that is loaded, with paths for its disks.
+    #[serde(default)]
+    pub inactive: Option<String>,
     /// Numbers of the block devices below it; for a file, of its file system.
     pub disks: Vec<(u32, u32)>,
 }

@@ -14,11 +14,13 @@ pub mod journal;
 mod legs;
 mod lock;
 pub mod lost;
+mod reserved;
 mod server;
 mod state;
 
 pub use claims::is_made_of;
 pub use directory::{RunDir, VARIABLE, family_key};
 pub use lock::FamilyLock;
+pub use reserved::Reserved;
 pub use server::Server;
 pub use state::State;

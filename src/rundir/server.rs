@@ -23,7 +23,7 @@ pub struct Server {
 
 impl RunDir {
     /// The names of all devices in the state files of the other servers, and of those that are
-    /// being added there.
+    /// being added there or have no table yet.
     pub fn names_beside(&self, key: &str) -> Result<Vec<String>, Reason> {
         // A state file that cannot be read is skipped: its names are unknown.
         let states = self.states_beside(Some(key))?.into_iter();
@@ -31,6 +31,8 @@ impl RunDir {
             states.flat_map(|state| state.devices).map(|device| device.name).collect();
         let why = |error: io::Error| Failure::at(&self.path, error);
         names.extend(self.wanted_names(key).map_err(why)?);
+        // A name that cannot be read is unknown, too.
+        names.extend(self.reserved().unwrap_or_default().into_iter().map(|one| one.name));
         Ok(names)
     }
 

@@ -62,7 +62,9 @@ pub fn report_with(
     let table =
         table.map_or_else(|never| match never {}, |table| Table { len, ..table }.to_string());
     let (name, disks) = (device.name.clone(), device.disks.clone());
-    DeviceReport { id: device.id, cookie: device.cookie, name, object, status, table, disks }
+    let inactive = device.loaded.as_ref().map(|loaded| loaded.table.to_string());
+    let (id, cookie) = (device.id, device.cookie);
+    DeviceReport { id, cookie, name, object, status, table, inactive, disks }
 }
 
 /// The major and minor of the device's disk in the kernel.
@@ -82,6 +84,12 @@ fn size_of(id: u32) -> Option<Sectors> {
 pub fn block_bytes_of(id: u32) -> Option<u32> {
     let path = format!("/sys/block/ublkb{id}/queue/logical_block_size");
     fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// A table's lines with the numbers of the disks that exist.
+pub fn with_numbers(table: &Table) -> String {
+    let table = table.clone().with_devices(|device| Ok::<_, Infallible>(word(device)));
+    table.map_or_else(|never| match never {}, |table| table.to_string())
 }
 
 /// A disk on a table line: its number if the disk exists.

@@ -48,7 +48,9 @@ fn report(entry: &Device, facts: &Facts) -> DeviceReport {
         table.with_devices(word).map_or_else(|never| match never {}, |table| table.to_string());
     let (name, disks) = (entry.name.clone(), entry.deps.numbers());
     let cookie = entry.info.target_flags;
-    DeviceReport { id: facts.id, cookie, name, object: object(entry, facts), status, table, disks }
+    let inactive = entry.loaded.as_ref().map(|loaded| loaded.table.to_string());
+    let (id, object) = (facts.id, object(entry, facts));
+    DeviceReport { id, cookie, name, object, status, table, inactive, disks }
 }
 
 fn mirror_status(facts: &MirrorFacts, mirror: &Mirror, deps: &Deps) -> MirrorStatus {

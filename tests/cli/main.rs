@@ -7,6 +7,7 @@ mod identity;
 mod images;
 mod journal;
 mod merge;
+mod notable;
 mod numbers;
 mod offline;
 mod output;

@@ -385,11 +385,3 @@ fn a_linear_line_that_means_nothing_is_wrong_usage() {
     assert!(refused(&output.expect("it starts"), 2).contains("--source"));
     assert!(!rundir.exists(), "a refused command line has made the run directory");
 }
-
-#[test]
-fn a_device_without_a_table_is_refused_with_what_to_do_instead() {
-    let dir = TempDir::new().expect("a directory");
-    let output = ublk_dm(dir.path()).args(["create", "l", "--notable"]).output();
-    let why = refused(&output.expect("it starts"), 2);
-    assert!(why.contains("--notable: a device needs a size") && why.contains("`error`"), "{why}");
-}

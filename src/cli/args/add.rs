@@ -19,8 +19,9 @@ impl Add {
 /// What a table line does not say of a device.
 #[derive(Args)]
 pub struct Created {
-    /// Refused: a device needs a table
-    #[arg(long, hide = true)]
+    /// Take the name only: `load` gives the device its table, and `resume` makes it and prints its
+    /// path. Until then it has no size, no /dev/ublkbN and no server
+    #[arg(long, conflicts_with_all = ["table", "file", "force", "source"])]
     pub notable: bool,
     /// The N of /dev/ublkbN [default: the first free one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_ID))]

@@ -15,8 +15,8 @@ use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
 use super::devices::{Device, no_device};
+use super::keeping::How;
 use super::machine::{Machine, Thread};
-use super::merge::How;
 use super::mutant::{self, Mutant};
 use super::state::{Activation, Administrator};
 use crate::failure::Reason;

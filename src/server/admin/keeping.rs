@@ -13,6 +13,7 @@
 //! write is preserved for it (I5); and a snapshot that cannot be opened at the end holds up nobody:
 //! its table stays loaded, for `resume`.
 
+use std::num::NonZeroU64;
 use std::rc::Rc;
 
 use dm_targets::device::OpenTarget;
@@ -27,6 +28,9 @@ use super::new_device::NewDevice;
 use super::state::Administrator;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, MergeOptions, Reply};
+
+/// How fast a merge may run, in bytes per second, and whether its snapshot is kept.
+pub(super) type How = (Option<NonZeroU64>, bool);
 
 impl<M: Machine> Administrator<M> {
     /// Refuses a snapshot that cannot be kept when it is merged.

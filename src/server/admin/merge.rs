@@ -5,7 +5,6 @@
 //! the next server goes on with it; and the origin gets its plain table back by itself, on record
 //! first (`merging`), when all of the snapshot is on it.
 
-use std::num::NonZeroU64;
 use std::rc::Rc;
 
 use dm_targets::snapshot::exceptions::Health;
@@ -15,7 +14,7 @@ use dm_targets::table::{Table, TargetParams};
 use dm_targets::target::Target;
 
 use super::devices::{Device, LeftOut, is_origins, no_device};
-use super::keeping::is_kept;
+use super::keeping::{How, is_kept};
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
@@ -323,6 +322,3 @@ impl<M: Machine> Administrator<M> {
         })
     }
 }
-
-/// How fast a merge may run, in bytes per second, and whether its snapshot is kept.
-pub(super) type How = (Option<NonZeroU64>, bool);

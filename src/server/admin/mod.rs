@@ -78,6 +78,7 @@ impl<M: Machine> Administrator<M> {
             Command::Suspend { device, noflush } => self.suspend(device.id, noflush),
             Command::Resume { device } => self.resume(device.id),
             Command::Load { device, spec } => self.load(device.id, spec),
+            Command::Clear { device } => self.clear(device.id),
             Command::Resize { device, bytes } => self.resize(device.id, bytes),
             Command::Merge { device, force, defer, keep, bytes_per_second } => {
                 let how = (bytes_per_second, keep);

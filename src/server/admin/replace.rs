@@ -14,7 +14,7 @@ use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
 use crate::failure::{Kind, Reason};
-use crate::protocol::DeviceSpec;
+use crate::protocol::{DeviceSpec, Reply};
 use crate::ublk::{Params, attrs, device};
 
 impl<M: Machine> Administrator<M> {
@@ -122,6 +122,37 @@ impl<M: Machine> Administrator<M> {
             }
             why.context(format!("/dev/ublkb{id}: the old table stays in place"))
         })
+    }
+
+    /// Drops the table that is loaded for a device.
+    ///
+    /// # Errors
+    /// That cannot be recorded: it stays loaded.
+    pub(super) fn clear(&mut self, id: u32) -> Result<Reply, Reason> {
+        self.refuse_unfinished(id)?;
+        self.refuse_kept(id)?;
+        let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
+        let before = entry.loaded.take();
+        if let Err(why) = self.ensure_recorded() {
+            if let Some(entry) = self.devices.get_mut(&id) {
+                entry.loaded = before;
+            }
+            return Err(why.context(format!("/dev/ublkb{id}: its table stays loaded")));
+        }
+        self.publish();
+        Ok(Reply::Done)
+    }
+
+    /// A loaded table was not put in place: unless a disk is waited for it is loaded no longer, as
+    /// in device-mapper, and the next server does not find it loaded either.
+    pub(super) fn not_put(&mut self, id: u32, why: Reason) -> Reason {
+        if self.devices.get(&id).is_some_and(|entry| entry.loaded.is_some()) {
+            return why;
+        }
+        self.publish();
+        let recorded = if self.is_recorded(id) { Ok(()) } else { self.record(None) };
+        let recorded = recorded.map_or_else(|why| format!(", but {why}"), |()| String::new());
+        why.ending(format!("; the new table is no longer loaded{recorded}"))
     }
 
     /// What a failed resume says of the device, which has its old table: it runs, or is suspended

@@ -62,13 +62,14 @@ impl<M: Machine> Administrator<M> {
         let mut lost = None;
         if let Some(table) = loaded {
             let is_handover = |old: &Device| handover::is_handover(&old.spec, &table);
-            if self.devices.get(&id).is_some_and(is_handover) {
-                lost = self.hand_over(id, table, was_suspended)?;
+            let put = if self.devices.get(&id).is_some_and(is_handover) {
+                self.hand_over(id, table, was_suspended)
             } else if self.is_exchange(id, &table) {
-                lost = self.replace_lines(id, table, was_suspended)?;
+                self.replace_lines(id, table, was_suspended)
             } else {
-                self.replace_table(id, table, was_suspended)?;
-            }
+                self.replace_table(id, table, was_suspended).map(|()| None)
+            };
+            lost = put.map_err(|why| self.not_put(id, why))?;
         }
         if !self.has_target(id)? {
             return Err(format!("/dev/ublkb{id}: it no longer has a table: load one first").into());
@@ -272,6 +273,7 @@ impl<M: Machine> Administrator<M> {
             }
             return Err(why.context(format!("/dev/ublkb{id}: the table cannot be recorded")));
         }
+        self.publish();
         Ok(Reply::Done)
     }
 

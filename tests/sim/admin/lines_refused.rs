@@ -71,6 +71,7 @@ fn a_table_that_cannot_be_used_holds_nothing_up() {
             let now = if suspended { "stays suspended" } else { "continues to run" };
             let stays = format!("the old table is still in place, and the device {now}");
             assert!(error.contains(why) && error.contains(&stays), "{error}");
+            assert!(error.ends_with("; the new table is no longer loaded"), "{error}");
             let state = town.state(L.key()).unwrap().remove(0);
             assert_eq!((state.suspended, state.loaded), (suspended, None));
             if suspended {
@@ -79,6 +80,26 @@ fn a_table_that_cannot_be_used_holds_nothing_up() {
             assert_eq!(read(&mut town, 0), Some(7));
         }
     }
+}
+
+/// What is loaded can be dropped, and stays if that cannot be recorded.
+#[test]
+fn a_loaded_table_is_dropped() {
+    let mut town = town();
+    let device = town.devices[&L].device();
+    let clear = |town: &mut Town| town.ask(L.key(), Command::Clear { device });
+    let loaded = |town: &Town| town.state(L.key()).unwrap().remove(0).loaded.is_some();
+    clear(&mut town).unwrap();
+    load(&mut town, "0 8 zero").unwrap();
+    town.fill(true);
+    let why = clear(&mut town).unwrap_err();
+    assert!(why.contains("its table stays loaded") && loaded(&town), "{why}");
+    town.fill(false);
+    clear(&mut town).unwrap();
+    assert!(!loaded(&town));
+    town.suspend(L).unwrap();
+    town.resume(L).unwrap();
+    assert_eq!(read(&mut town, 0), Some(7));
 }
 
 /// A disk with another user, be it another program or another device of the same server, is not

@@ -51,6 +51,7 @@ mod mirror_slow;
 mod mirror_unreadable;
 mod mirror_watch;
 mod moves;
+mod notable;
 mod powercut;
 mod powercut_judge;
 mod powercut_reopen;
@@ -116,6 +117,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     merge_command::cases,
     merge_keep::cases,
     merge_mounted::cases,
+    notable::cases,
     whose::cases,
     reattached::cases,
     claims::cases,
