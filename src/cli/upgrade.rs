@@ -25,6 +25,7 @@ use super::order::{self, Part};
 use super::side_by_side;
 use super::terminal::print;
 use super::unnamed::refuse_upgrade;
+use super::unrecorded;
 use super::verdict::verdict;
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::DeviceState;
@@ -32,9 +33,12 @@ use crate::rundir::{RunDir, Server};
 use crate::server::environment;
 use crate::server::upgrade::{Outcome, upgrade};
 use crate::storage::ublk_devices_below;
+use crate::ublk::device;
 use program::Program;
 use servers::Running;
 
+/// How long the end of a process may take whose program cannot be read any more.
+const DEATH_LIMIT: Duration = Duration::from_secs(1);
 /// The version of the objects that are printed: keys are added, never renamed.
 const VERSION: u32 = 1;
 
@@ -42,6 +46,13 @@ const VERSION: u32 = 1;
 struct Chosen {
     key: String,
     devices: Vec<DeviceState>,
+}
+
+impl Chosen {
+    /// Whether a device of the family has this number.
+    fn has(&self, id: u32) -> bool {
+        self.devices.iter().any(|device| device.id == id)
+    }
 }
 
 /// What was done for a family: what its devices' users must know, and what failed.
@@ -113,6 +124,11 @@ fn choose(
         }
     }
     if all {
+        if problems.is_empty() {
+            let is_known = |id| known.iter().any(|family| family.has(id));
+            let unknown = unrecorded::find(rundir, &device::numbers()?, is_known)?;
+            problems.extend(unknown.iter().map(|device| device.problem(rundir)));
+        }
         return Ok((known, problems));
     }
     let unread = problems.first().cloned();
@@ -188,15 +204,21 @@ fn try_one(rundir: &RunDir, family: &Chosen, done: &mut Done) -> Result<(), Reas
             return Err(Failure::new(Kind::NoAnswer, "its server does not answer"));
         }
         _ => {
-            let hint = "`ublk-dm recover` has a server of this program take over";
-            return Err(format!("it has no server; {hint}").into());
+            done.result = WAITS;
+            return Err(without_server());
         }
     };
     done.devices.clone_from(&devices);
     let old = judge::server(connection)?;
     (done.server, done.was) = (Some(old.pid), Some(old.pid));
     judge::devices(&devices)?;
-    let program = Program::of(old.pid)?;
+    let program = Program::of(old.pid).map_err(|why| {
+        if !servers::has_ended(&old.process, DEATH_LIMIT) {
+            return why;
+        }
+        (done.server, done.result) = (None, WAITS);
+        without_server()
+    })?;
     done.same = Some(program.is_this());
     let mut running = Running::new(rundir, key, old, program, devices);
     let outcome = upgrade(&mut running);
@@ -225,6 +247,11 @@ fn try_one(rundir: &RunDir, family: &Chosen, done: &mut Done) -> Result<(), Reas
         }
     }
     Ok(())
+}
+
+/// Why devices are not upgraded that wait for a server.
+fn without_server() -> Reason {
+    "it has no server; `ublk-dm recover` has a server of this program take over".into()
 }
 
 fn first(devices: &[DeviceState]) -> &str {

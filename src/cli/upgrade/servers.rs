@@ -176,7 +176,7 @@ impl Servers for Running<'_> {
 }
 
 /// Whether a process ends within a limit.
-fn has_ended(process: &OwnedFd, limit: Duration) -> bool {
+pub(super) fn has_ended(process: &OwnedFd, limit: Duration) -> bool {
     let limit = Timespec::try_from(limit).ok();
     let ended = || poll(&mut [PollFd::new(&process.as_fd(), PollFlags::IN)], limit.as_ref());
     retry_on_intr(ended).is_ok_and(|ready| ready > 0)

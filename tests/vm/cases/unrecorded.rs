@@ -45,7 +45,12 @@ fn served() {
     let pid = pid_of("s");
     sh(&format!("rm -rf {}", server::run_dir())).ok();
     let kill = format!("`kill {pid}`");
-    for line in LOOKING.into_iter().chain(["recover --all", "del --all", "del --all --force"]) {
+    for line in LOOKING.into_iter().chain([
+        "recover --all",
+        "upgrade --all",
+        "del --all",
+        "del --all --force",
+    ]) {
         names(line, &dev, &kill);
         Disk::open(&dev).write(0, &Buf::new(8));
     }
@@ -70,7 +75,9 @@ fn dead() {
     server::wait_gone(pid);
     server::wait_for(20, "the server's end", || ublk_dm("list").stderr.contains("has died"));
     let force = format!("`ublk-dm del --force {dev}`");
-    for line in LOOKING.into_iter().chain(["recover --all", "del --all", "recover s"]) {
+    for line in
+        LOOKING.into_iter().chain(["recover --all", "upgrade --all", "del --all", "recover s"])
+    {
         names(line, &dev, &force);
     }
     names(&format!("del {dev}"), &dev, &force);
