@@ -122,6 +122,8 @@ impl Kernel {
         self.deny(control, id)?;
         let Some(device) = self.devices.get_mut(&id) else { return Ok(Vec::new()) };
         device.info.state = DeviceState::Live;
+        // A request that has ended is not sent again, whether its user has looked or not.
+        device.pending.retain(|pending| pending.result.borrow().is_none());
         Ok(device.pending.clone())
     }
 
