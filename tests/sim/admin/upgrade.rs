@@ -204,8 +204,11 @@ impl Town {
         self.could_be_left(key)?;
         let pid = self.processes.get(key).ok_or("it has no server")?.pid;
         self.upgrading = Some(pid);
-        let waiting = self.in_flight.iter().filter(|(what, ..)| what.key() == key);
-        let waiting = waiting.map(|(what, _, pending)| (*what, pending.clone())).collect();
+        // Those that have ended, which their users have not seen yet, are not the upgrade's.
+        let waits = |pending: &Pending| pending.result.borrow().is_none();
+        let of_family =
+            self.in_flight.iter().filter(|(what, _, it)| what.key() == key && waits(it));
+        let waiting = of_family.map(|(what, _, pending)| (*what, pending.clone())).collect();
         let devices = self.state(key)?;
         let mut both = Both { town: self, key, new: None, devices, starts, goes_on };
         let outcome = upgrade(&mut both);
