@@ -188,6 +188,8 @@ pub enum Mutant {
     LeavesFirst,
     /// It leaves them with a state file that does not describe them.
     LeftOffRecord,
+    /// It leaves them although the run directory has no room for what the next server records.
+    RoomUnasked,
     /// Requests that wait for the next server end with an error.
     FailedMeanwhile,
     /// The next server takes over those devices that it can.

@@ -6,7 +6,8 @@
 //! its users wait, and every request that was not answered is sent to the next server.
 //!
 //! Rules kept here: a server leaves all of its devices or none, and only those that the next one
-//! can take over; what that needs is on record first; no request is failed. The next server takes
+//! can take over; what that needs is on record first, anew, so that the next server finds room for
+//! its own record; no request is failed. The next server takes
 //! all of them over or none: a device is live again only when all of them can be served, since the
 //! program that has left them can still do so (I9: no snapshot is left out beside its origin).
 
@@ -50,7 +51,7 @@ impl<M: Machine> Administrator<M> {
         let mut ids: Vec<u32> = self.devices.keys().copied().collect();
         origins_first(&mut ids, |id| self.is_origin(id));
         if !mutant::is(Mutant::LeftOffRecord) {
-            self.ensure_recorded()?;
+            self.record_anew()?;
             self.put_back(&ids)?;
         }
         for id in ids {
@@ -68,6 +69,17 @@ impl<M: Machine> Administrator<M> {
         self.ending = Ending::Leaves;
         log::info!("the devices wait for the next server (upgrade)");
         Ok(self.devices.values().map(Device::state).collect())
+    }
+
+    /// Writes the state file, also if it describes the devices already: the next server has to
+    /// write it, too, so that a full run directory shows while this server can go on.
+    fn record_anew(&self) -> Result<(), Reason> {
+        let written = if mutant::is(Mutant::RoomUnasked) {
+            self.ensure_recorded()
+        } else {
+            self.record(None)
+        };
+        written.map_err(|why| why.context("the next server could not write its state file"))
     }
 
     /// Goes on with the devices that were to be left.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::merge_command::snapshot_of;
 use super::merging;
-use super::town::Town;
 use super::town::What::{Mirror, Origin, Snap};
+use super::town::{Town, What};
 use super::upgrade::{COW, M, O};
 use crate::protocol::Command;
 use crate::server::admin::mutant::{self, Mutant};
@@ -112,6 +112,37 @@ fn devices_are_left_as_they_are_on_record() {
     let wrong = left_by_both();
     mutant::set(None);
     assert!(wrong.is_err(), "nothing is noticed");
+}
+
+/// The run directory is full: nothing is left, though all is on record already, because the next
+/// server could not record what it changes.
+fn refused_without_room(what: What, key: &'static str) -> Result<(), String> {
+    let mut town = Town::new(1, true);
+    town.add(what)?;
+    let before = pids(&town);
+    town.fill(true);
+    match town.upgrade(key, true) {
+        Err(why) if why.contains("could not write its state file") => {}
+        other => return Err(format!("{other:?}")),
+    }
+    if pids(&town) != before {
+        return Err("another server has the devices".into());
+    }
+    town.read(what).ok_or("its requests wait, though it was not left")??;
+    town.fill(false);
+    town.upgrade(key, true)?;
+    town.read(what).ok_or("its requests wait")?.map(drop)
+}
+
+#[test]
+fn a_full_run_directory_shows_before_anything_is_left() {
+    for (what, key) in [(Origin, O), (Mirror, M)] {
+        refused_without_room(what, key).unwrap();
+        mutant::set(Some(Mutant::RoomUnasked));
+        let wrong = refused_without_room(what, key);
+        mutant::set(None);
+        assert!(wrong.is_err(), "{what:?}: nothing is noticed");
+    }
 }
 
 /// Either server ends at every step, and the command goes on: one of the two programs serves the

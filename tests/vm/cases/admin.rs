@@ -169,6 +169,12 @@ fn run_dir_full() {
     in_dir(&dir, &format!("add snapshot --origin {one} --cow {cow} --name s")).refused();
     in_dir(&dir, &format!("add snapshot --origin {other} --cow {second} --name t")).refused();
     assert!(Disk::open_read_only(&cow).read(0, 64).to_vec() == before, "the COW was changed");
+    // The old server goes on: the next one could not record anything.
+    let said = in_dir(&dir, "upgrade o").refused().stderr;
+    assert!(
+        said.contains("o: not upgraded: ") && said.contains("the old server goes on"),
+        "{said}"
+    );
     let list = in_dir(&dir, "list").ok().stdout;
     assert!(list.lines().count() == 1 && list.contains("live"), "list says {list:?}");
     in_dir(&dir, "del --all").ok();
