@@ -131,6 +131,26 @@ fn a_source_that_the_log_has_as_stale_is_taken_by_force_alone() {
     }
 }
 
+/// The log has the first leg as stale: the user is told that the recovery goes the other way.
+#[test]
+fn a_first_leg_that_the_log_has_as_stale_is_told_of_when_it_is_added() {
+    let noted = |spec: DeviceSpec, misses: bool| {
+        let mut town = Town::new(1, true);
+        life(&mut town, "/c0", misses);
+        town.site.files(Files::reboot);
+        match add(&mut town, spec) {
+            Ok(Reply::Added { note, .. }) => note,
+            other => panic!("{other:?}: {:?}", town.log),
+        }
+    };
+    let told = Some("not up to date by the log: /b; recovered from /a".to_owned());
+    let stale_first = || with_log("/c0", ["/b", "/a"]);
+    assert_eq!(noted(stale_first(), true), told);
+    assert_eq!(noted(stale_first(), false), None);
+    assert_eq!(noted(with_log("/c0", ["/a", "/b"]), true), None);
+    assert_eq!(noted(DeviceSpec { source: Some(1), ..stale_first() }, true), None);
+}
+
 #[cfg(feature = "mutants")]
 #[test]
 fn a_source_that_the_log_is_not_asked_about_is_noticed() {

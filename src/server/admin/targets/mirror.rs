@@ -20,7 +20,7 @@ use super::disks::{Sharing, check_range, discard_of};
 use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identities, identity_of_log, renamed, with_names_of_today};
 use super::leg_record::LegRecorder;
-use super::named_source::refuse_stale_source;
+use super::named_source::{note_of_log, refuse_stale_source};
 use super::own_legs::parts_of;
 use super::reused_disks::{Replaced, ReusedDisk};
 use super::segments::refresh;
@@ -103,6 +103,8 @@ impl<M: Machine> Administrator<M> {
         };
         let mirror = &stale_synced(mirror, over.is_some(), &past, &disks.legs);
         let note = Self::note_of_ended(&past, mirror, &disks.legs, &spec);
+        let note =
+            note.or_else(|| note_of_log(disks.log.as_ref(), &disks.legs, mirror, &spec, &past));
         if !taken_over {
             check_log(&disks, spec.force)?;
             refuse_stale_source(disks.log.as_ref(), &disks.legs, mirror, &spec, &past)?;
@@ -197,8 +199,7 @@ impl<M: Machine> Administrator<M> {
                 if legs.iter().any(|leg| Some(leg.id()) == id) {
                     return Err(format!("{path}: a leg cannot also be the log").into());
                 }
-                let opened = self.open_sharing(path, Access::ReadWrite, log_sharing);
-                let (log, _) = opened?;
+                let (log, _) = self.open_sharing(path, Access::ReadWrite, log_sharing)?;
                 if legs.iter().any(|leg| leg.place().overlaps(&log.place())) {
                     return Err(format!("{path}: it is a leg under another name").into());
                 }

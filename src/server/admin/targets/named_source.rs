@@ -1,4 +1,5 @@
-//! The leg that a user names as the source of a mirror, against what the log on a disk knows.
+//! The leg that a user names as the source of a mirror, against what the log on a disk knows; and
+//! what the log chooses if none is named.
 //!
 //! Rule kept here: I10 (a leg that is known to have missed writes is no source unless the user
 //! insists): after a restart of the machine the log alone knows it.
@@ -12,6 +13,26 @@ use crate::failure::Reason;
 use crate::protocol::DeviceSpec;
 use crate::server::admin::machine::OpenDisk;
 use crate::server::admin::mutant::{self, Mutant};
+
+/// For a mirror whose log has its first leg, from which users expect a recovery, as not up to date:
+/// which legs are copied from which. `None` if the user has named the source, or if the record of
+/// an ended mirror has a say.
+pub(super) fn note_of_log<D: OpenDisk>(
+    log: Option<&D>,
+    legs: &[D],
+    mirror: &Table,
+    spec: &DeviceSpec,
+    past: &Past,
+) -> Option<String> {
+    let is_asked = spec.source.is_none() && matches!(past, Past::None);
+    let header = log.filter(|_| is_asked)?.mirror_log().ok()??;
+    let now = identities(&mirror.legs, legs);
+    let right = LegFlags::sources(&header, &renamed(&mirror.legs, legs), &now);
+    let source = legs[right.iter().next().filter(|leg| *leg != 0)?].path();
+    let stale = (0..legs.len()).filter(|leg| !right.has(*leg)).map(|leg| legs[leg].path());
+    let stale = stale.collect::<Vec<_>>().join(", ");
+    Some(format!("not up to date by the log: {stale}; recovered from {source}"))
+}
 
 /// Refuses a named source that the log has as stale, or does not have, while it has another leg as
 /// up to date; unless the record of an ended or replaced mirror has the source as up to date.
