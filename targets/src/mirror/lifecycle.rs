@@ -13,6 +13,7 @@ use super::leg_set::{LegSet, MAX_LEGS};
 use super::leg_state::{Beginning, FoundLog, Past, begin};
 use super::legs::Legs;
 use super::log::{Log, SyncError, Unusable, Work};
+use super::no_source::KnownOfLegs;
 use super::open_error::OpenError;
 use super::regions::Regions;
 use super::table::InitialSync;
@@ -37,11 +38,13 @@ struct Known {
     unflushed: bool,
 }
 
-/// Opens the log, and decides what the mirror starts from.
+/// Opens the log, and decides what the mirror starts from. `found`: what the log is, once it has
+/// been read.
 async fn read_log(
     config: &mut MirrorConfig<'_>,
     regions: u64,
     identities: &[u64],
+    found: &mut Option<FoundLog>,
 ) -> Result<Known, OpenError> {
     let mut bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
     let identity = config.log.as_ref().map(|log| log.identity);
@@ -52,9 +55,10 @@ async fn read_log(
     let mut begun = begin(&config.past, config.initial_sync, config.source, identity, identities)?;
     let mut stale = log.read(begun.initial, &mut bits, identities).await;
     let identity = identity.unwrap_or(NO_IDENTITY);
+    let its = FoundLog { identity, fresh: log.is_fresh(), stale };
+    *found = log.on_disk().then_some(its);
     if begun.by_log {
-        let found = FoundLog { identity, fresh: log.is_fresh(), stale };
-        if config.past.is_unknown_to_log(found, identities) {
+        if config.past.is_unknown_to_log(its, identities) {
             // Another source than the first leg must be confirmed by the log.
             let source = begun.sources.unwrap_or_default();
             let confirmed = !log.is_fresh() && stale.has(0) && source.without(stale) == source;
@@ -106,7 +110,7 @@ impl Mirror {
         let (region_size, regions) = check_config(&config)?;
         let identities: Vec<u64> = config.legs.iter().map(|leg| leg.identity).collect();
         let Known { log, identity, bits, stale, begun, unflushed } =
-            read_log(&mut config, regions, &identities).await?;
+            read_known(&mut config, regions, &identities).await?;
         let count = config.legs.len();
         let (handle_errors, keep_log) = (config.handle_errors, config.keep_log);
         let mut legs = Legs::new(count, handle_errors, keep_log, stale, begun.sources);
@@ -341,6 +345,23 @@ impl Mirror {
         self.log.close();
         self.operation_ended.until(|| (self.tasks.get() == 0).then_some(())).await;
     }
+}
+
+/// As [`read_log`]; an error for lack of a source has what is known of the legs.
+async fn read_known(
+    config: &mut MirrorConfig<'_>,
+    regions: u64,
+    identities: &[u64],
+) -> Result<Known, OpenError> {
+    let mut log = None;
+    let known = read_log(config, regions, identities, &mut log).await;
+    known.map_err(|why| {
+        if why != OpenError::NoSource {
+            return why;
+        }
+        let legs = config.legs.iter().map(|leg| (leg.identity, leg.disk.name().clone()));
+        OpenError::NoSourceAmong(KnownOfLegs::of(legs, config.past.state(), log).to_string())
+    })
 }
 
 /// Why a log cannot be used that is on a disk of this name, or in memory.

@@ -89,6 +89,7 @@ pub mod leg_state;
 pub mod legs;
 mod lifecycle;
 mod log;
+mod no_source;
 mod open_error;
 mod parts;
 mod read;

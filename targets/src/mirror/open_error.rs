@@ -6,6 +6,9 @@ use std::rc::Rc;
 use super::leg_set::MAX_LEGS;
 use crate::units::Sectors;
 
+/// What the user can do.
+const NAME_IT: &str = "name the right leg with --source (of `add`, `create`, `load` or `recover`)";
+
 /// Why a mirror cannot be opened, or a leg cannot be added to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
@@ -39,6 +42,8 @@ pub enum OpenError {
     NoSuchLeg(usize),
     /// No leg is known to have all data, and the user named none.
     NoSource,
+    /// The same, with what is known of the legs.
+    NoSourceAmong(String),
     /// There is no memory for the log.
     NoMemory,
 }
@@ -73,12 +78,9 @@ impl fmt::Display for OpenError {
             OpenError::NoSuchLeg(leg) => {
                 write!(f, "there is no leg {leg} (legs are counted from 0)")
             }
-            OpenError::NoSource => {
-                write!(
-                    f,
-                    "no leg is known to be up to date: name the right leg with --source (of `add`, \
-                     `create`, `load` or `recover`)"
-                )
+            OpenError::NoSource => write!(f, "no leg is known to be up to date: {NAME_IT}"),
+            OpenError::NoSourceAmong(known) => {
+                write!(f, "no leg is known to be up to date ({known}): {NAME_IT}")
             }
             OpenError::NoMemory => write!(f, "no memory for the dirty log"),
         }

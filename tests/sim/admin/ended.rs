@@ -104,7 +104,9 @@ fn the_log_of_an_earlier_mirror_is_not_asked_about_a_later_one() {
     life(&mut town, "/c1", true);
     let again = with_log("/c0", ["/b", "/a"]);
     let refused = add(&mut town, again.clone()).unwrap_err();
-    assert!(refused.contains("--source"), "{refused}");
+    let known = "(the record says: /b is stale, /a is up to date; the log says: /b is up to date, \
+                 /a is up to date): name the right leg with --source";
+    assert!(refused.contains(known), "{refused}");
     add(&mut town, DeviceSpec { source: Some(1), ..again }).unwrap();
 }
 

@@ -30,7 +30,7 @@ fn filled(id: u32) -> Image {
 
 /// Whether opening a mirror fails for lack of a source.
 fn has_no_source(opened: Result<Fixture, OpenError>) -> bool {
-    matches!(opened, Err(OpenError::NoSource))
+    matches!(opened, Err(OpenError::NoSourceAmong(_)))
 }
 
 /// Legs 1 and 2 and their log, which knows that leg 1 has missed a write.
@@ -128,7 +128,7 @@ pub fn an_old_copy_of_the_log_is_not_trusted() {
     for past in [Past::Ended(left.clone().unwrap()), Past::TakenOver(left)] {
         let setup = Setup { past, ..Setup::small() };
         match Fixture::new_or(&setup, &disks) {
-            Err(OpenError::NoSource) => {}
+            Err(OpenError::NoSourceAmong(_)) => {}
             opened => {
                 let fixture = opened.unwrap();
                 assert_eq!(fixture.read(2, 1).unwrap()[0], pattern::sector(100, 2));
