@@ -133,6 +133,31 @@ fn a_source_that_the_log_has_as_stale_is_taken_by_force_alone() {
     }
 }
 
+/// With the record of the ended mirror, another source than the first leg is taken only if the log
+/// can confirm it; without, the log's word counts.
+#[test]
+fn a_word_that_leaves_the_log_out_is_refused_while_the_first_leg_is_on_record_as_stale() {
+    for (word, reboots, is_added) in [
+        ("", false, true),
+        ("sync", false, false),
+        ("nosync", false, false),
+        ("", true, true),
+        ("sync", true, true),
+        ("nosync", true, true),
+    ] {
+        let mut town = Town::new(1, true);
+        life(&mut town, "/c0", true);
+        if reboots {
+            town.site.files(Files::reboot);
+        }
+        let count = if word.is_empty() { 2 } else { 3 };
+        let line = format!("0 8 mirror disk {count} /c0 2 {word} 2 /b 0 /a 0");
+        let table = Table::parse_table(&line).unwrap();
+        let added = add(&mut town, DeviceSpec { table, ..Town::spec(Mirror) });
+        assert_eq!(added.is_ok(), is_added, "{word} {reboots}: {added:?}");
+    }
+}
+
 /// The log has the first leg as stale: the user is told that the recovery goes the other way.
 #[test]
 fn a_first_leg_that_the_log_has_as_stale_is_told_of_when_it_is_added() {
