@@ -149,7 +149,11 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
         let left_out: Vec<&DeviceReport> = family.devices.iter().filter(is_left_out).collect();
         recover_family(&rundir, family, &left_out, source)
     });
-    problems.extend(recovered.into_iter().flatten());
+    // Until now nothing was written to where a waiting device may be.
+    for Recovered { problems: own, notes } in recovered {
+        notes.iter().for_each(|note| log::warn!("{note}"));
+        problems.extend(own);
+    }
     verdict(problems)
 }
 
@@ -161,35 +165,49 @@ fn part_of(rundir: &RunDir, family: &Family) -> Part {
     Part { ids, below: ublk_devices_below(&disks), ..Part::default() }
 }
 
+/// What became of a family: what could not be done, and what its users should know.
+#[derive(Default)]
+struct Recovered {
+    problems: Vec<Reason>,
+    notes: Vec<String>,
+}
+
+impl From<Reason> for Recovered {
+    fn from(why: Reason) -> Recovered {
+        Recovered { problems: vec![why], notes: Vec::new() }
+    }
+}
+
 /// Starts a new server for a family if its own has died; or has the living one take over the
-/// devices that were left out at its start. Returns what could not be done.
+/// devices that were left out at its start.
 fn recover_family(
     rundir: &RunDir,
     family: &Family,
     left_out: &[&DeviceReport],
     source: Option<&Path>,
-) -> Vec<Reason> {
+) -> Recovered {
     let key = &family.key;
     if left_out.is_empty() && !family.devices.is_empty() {
-        return Vec::new();
+        return Recovered::default();
     }
     // Whatever happens to this family, commands on other families do not wait.
     let _lock = match rundir.lock_family(key, "recover") {
         Ok(lock) => lock,
-        Err(why) => return vec![why],
+        Err(why) => return why.into(),
     };
     let state = match rundir.server(key) {
         Some(Server { connection: Some(server), .. }) => return recover_left_out(server, left_out),
         Some(Server { lives: false, state: Some(state), .. }) => state,
         Some(Server { lives: true, .. }) => {
             let why = format!("{key}: its server does not answer");
-            return vec![Failure::new(Kind::NoAnswer, why)];
+            return Failure::new(Kind::NoAnswer, why).into();
         }
-        Some(Server { damaged: Some(why), .. }) => return vec![why],
-        _ => return Vec::new(),
+        Some(Server { damaged: Some(why), .. }) => return why.into(),
+        _ => return Recovered::default(),
     };
     if family.devices.is_empty() {
-        return gone::forget(rundir, key, &state.devices, Vec::new()).problems;
+        let problems = gone::forget(rundir, key, &state.devices, Vec::new()).problems;
+        return Recovered { problems, notes: Vec::new() };
     }
     // Devices that another program has deleted are included: the origin's server must know what
     // became of a snapshot.
@@ -197,7 +215,7 @@ fn recover_family(
     let devices: Vec<DeviceState> =
         match devices.map(|device| with_source(device, source)).collect() {
             Ok(devices) => devices,
-            Err(why) => return vec![why],
+            Err(why) => return why.into(),
         };
     let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     let free = takeover::refuse_waiting(&takeover::disks_of(&devices));
@@ -206,9 +224,9 @@ fn recover_family(
     ask_to_recover(server, &Command::Recover(devices), &names)
 }
 
-fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport]) -> Vec<Reason> {
+fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport]) -> Recovered {
     if left_out.is_empty() {
-        return Vec::new();
+        return Recovered::default();
     }
     let names = left_out.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     let command = Command::RecoverLeftOut {
@@ -218,17 +236,14 @@ fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport]) -> Vec<Reaso
     ask_to_recover(takeover::refuse_waiting(&disks).map(|()| server), &command, &names)
 }
 
-fn ask_to_recover(
-    server: Result<UnixStream, Reason>,
-    command: &Command,
-    names: &str,
-) -> Vec<Reason> {
-    match server.and_then(|server| Ok(protocol::ask(server, command)?)) {
-        Ok(Reply::Recovered { problems }) => {
-            problems.into_iter().map(|problem| problem.why).collect()
+fn ask_to_recover(server: Result<UnixStream, Reason>, command: &Command, names: &str) -> Recovered {
+    let why = match server.and_then(|server| Ok(protocol::ask(server, command)?)) {
+        Ok(Reply::Recovered { problems, notes }) => {
+            let problems = problems.into_iter().map(|problem| problem.why).collect();
+            return Recovered { problems, notes };
         }
-        Ok(Reply::Failed(why)) => vec![why.context(format!("{names}: not recovered"))],
-        Ok(_) => vec![format!("{names}: the new server sent an unexpected reply").into()],
-        Err(why) => vec![why.context(format!("{names}: not recovered"))],
-    }
+        Ok(Reply::Failed(why)) | Err(why) => why.context(format!("{names}: not recovered")),
+        Ok(_) => format!("{names}: the new server sent an unexpected reply").into(),
+    };
+    why.into()
 }

@@ -102,8 +102,8 @@ pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), 
 /// Handles the reply of a server that was to take over devices. Problems of other devices are
 /// logged, and those devices wait; the command fails if one of `wanted` is not served.
 pub(super) fn taken_over(reply: Reply, wanted: &[DeviceState]) -> Result<(), Failure> {
-    let problems = match reply {
-        Reply::Recovered { problems } => problems,
+    let (problems, notes) = match reply {
+        Reply::Recovered { problems, notes } => (problems, notes),
         Reply::Failed(why) => return Err(why),
         _ => return Err(other_answer()),
     };
@@ -119,6 +119,7 @@ pub(super) fn taken_over(reply: Reply, wanted: &[DeviceState]) -> Result<(), Fai
         }
     }
     problems.iter().for_each(|problem| log::error!("{}", problem.why));
+    notes.iter().for_each(|note| log::warn!("{note}"));
     Ok(())
 }
 

@@ -115,6 +115,9 @@ pub enum Reply {
     /// Devices have been taken over; each problem has a line.
     Recovered {
         problems: Vec<Problem>,
+        /// What the user should know of what is no problem.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
     },
     Done,
     /// The devices wait for the next server, which is to make them so.

@@ -52,10 +52,13 @@ mod tests {
         let why = Failure::new(Kind::System { errno: libc::EIO }, "cannot open").context("s1");
         let of_device = Problem { device: Some(device), name: Some("s1".to_owned()), why };
         let problems = vec![of_device, Failure::from("the state file").into()];
-        let sent = Reply::Recovered { problems: problems.clone() };
+        let sent =
+            Reply::Recovered { problems: problems.clone(), notes: vec!["s1: told".to_owned()] };
         let line = serde_json::to_string(&sent).unwrap();
         match serde_json::from_str(&line).unwrap() {
-            Reply::Recovered { problems: read } => assert_eq!(read, problems),
+            Reply::Recovered { problems: read, notes } => {
+                assert_eq!((read, notes), (problems, vec!["s1: told".to_owned()]));
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -63,9 +66,10 @@ mod tests {
     #[test]
     fn the_answer_of_an_earlier_versions_server_is_read() {
         let line = r#"{"Recovered":{"problems":[{"kind":"InUse","message":"s1: busy"}]}}"#;
-        let Reply::Recovered { problems } = serde_json::from_str(line).unwrap() else {
+        let Reply::Recovered { problems, notes } = serde_json::from_str(line).unwrap() else {
             panic!("{line}")
         };
+        assert!(notes.is_empty());
         assert_eq!(problems, [Failure::new(Kind::InUse, "s1: busy").into()]);
     }
 }

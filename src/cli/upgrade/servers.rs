@@ -96,7 +96,7 @@ impl<'a> Running<'a> {
         let command = command(self.devices.clone());
         let reply = protocol::ask(server, &command).map_err(Failure::from);
         let mut problems = match reply {
-            Ok(Reply::Recovered { problems }) => {
+            Ok(Reply::Recovered { problems, .. }) => {
                 problems.into_iter().map(|problem| problem.why).collect()
             }
             Ok(Reply::Failed(why)) | Err(why) => vec![why],

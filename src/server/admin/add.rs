@@ -17,6 +17,7 @@ use super::held::Held;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::{NewDevice, generated_name};
+use super::notes::joined;
 use super::silent::Silent;
 use super::state::Administrator;
 use super::unconfirmed::Unconfirmed;
@@ -62,8 +63,8 @@ impl<M: Machine> Administrator<M> {
                  names: {why}"
             );
         }
-        self.expect_activation(device);
-        Ok(Reply::Added { path, note, device })
+        let note = note.into_iter().chain(self.expect_activation(device));
+        Ok(Reply::Added { path, note: joined(note), device })
     }
 
     /// Opens the disks of a target and the target itself, without writing anything; `again`: what

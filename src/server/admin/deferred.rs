@@ -22,6 +22,23 @@ use super::state::{Activation, Administrator};
 use crate::failure::Reason;
 use crate::protocol::{DeviceRef, DeviceState, MergeOptions, Problem, Reply};
 
+/// What has become of a merge that was left to the activation of its origin.
+#[derive(Default)]
+pub(super) struct Begun {
+    /// Why one did not begin that could have.
+    problem: Option<Problem>,
+    /// That it has begun, or why it stays deferred.
+    note: Option<String>,
+}
+
+impl Begun {
+    /// The reply to a command that has taken devices over, with these problems.
+    pub(super) fn reply(self, mut problems: Vec<Problem>) -> Reply {
+        problems.extend(self.problem);
+        Reply::Recovered { problems, notes: self.note.into_iter().collect() }
+    }
+}
+
 impl<M: Machine> Administrator<M> {
     /// Leaves the merge of a snapshot to the next activation of its origin, if it, or its origin,
     /// is in use; `None` if both are unused, so that the merge can begin.
@@ -110,12 +127,27 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Remembers that a device was added, if it is an origin's into which a merge was deferred.
-    pub(super) fn expect_activation(&mut self, device: DeviceRef) {
+    /// Returns what its user should know of that merge.
+    pub(super) fn expect_activation(&mut self, device: DeviceRef) -> Option<String> {
         let is_origin = self.devices.get(&device.id).is_some_and(Device::is_origin);
         let activates = is_origin && self.deferred().is_some();
         let is_due = mutant::is(Mutant::BegunBeforeUndo);
         self.activation = activates.then_some(Activation { device, is_due });
+        let note = if activates { self.note_of_activation() } else { None };
         self.begin_activated_now();
+        note
+    }
+
+    /// What the user of a new origin's device should know of the merge that was left to it.
+    fn note_of_activation(&self) -> Option<String> {
+        let id = self.deferred()?;
+        let device = self.devices.get(&id)?.state();
+        let name = &device.name;
+        let may_begin = self.is_unused_for_merge(id, &device).and_then(|()| self.refuse_full(id));
+        Some(match may_begin {
+            Ok(()) => format!("{name}: its deferred merge begins now"),
+            Err(why) => stays_deferred(name, &why),
+        })
     }
 
     /// Begins the merge that was left to the `add` of its origin, once the server has looked for
@@ -146,24 +178,33 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// The origin has been activated: begins the merge that was left to this moment, if no
-    /// program uses its devices. Returns why one did not begin that could have.
-    pub(super) fn begin_deferred(&mut self) -> Option<Problem> {
+    /// program uses its devices.
+    pub(super) fn begin_deferred(&mut self) -> Begun {
         let wish = |(id, entry): (&u32, &Device)| {
             let wish = entry.spec.deferred_merge()?;
             Some((*id, entry.state(), (wish.bytes_per_second, wish.keep)))
         };
-        let (id, device, how) = self.devices.iter().find_map(wish)?;
+        let Some((id, device, how)) = self.devices.iter().find_map(wish) else {
+            return Begun::default();
+        };
         if let Err(why) = self.is_unused_for_merge(id, &device) {
-            log::info!("{}: its merge stays deferred: {why}", device.name);
-            return None;
+            let note = stays_deferred(&device.name, &why);
+            log::info!("{note}");
+            return Begun { problem: None, note: Some(note) };
         }
         let force = mutant::is(Mutant::DeferredUnderMount);
         let begun = self.refuse_full(id).and_then(|()| self.begin_merge(id, force, how));
-        begun.err().map(|why| {
-            let why = why.context(format!("{}: its deferred merge has not begun", device.name));
-            log::warn!("{why}");
-            Problem::of(&device, why)
-        })
+        match begun {
+            Ok(()) => {
+                let note = format!("{}: its deferred merge has begun", device.name);
+                Begun { problem: None, note: Some(note) }
+            }
+            Err(why) => {
+                let why = why.context(format!("{}: its deferred merge has not begun", device.name));
+                log::warn!("{why}");
+                Begun { problem: Some(Problem::of(&device, why)), note: None }
+            }
+        }
     }
 
     fn is_unused_for_merge(&self, id: u32, device: &DeviceState) -> Result<(), Reason> {
@@ -201,6 +242,11 @@ impl<M: Machine> Administrator<M> {
              with `ublk-dm merge` if it is right"
             .into())
     }
+}
+
+/// What the user of an activated origin should know whose merge does not begin.
+fn stays_deferred(name: &str, why: &Reason) -> String {
+    format!("{name}: its merge stays deferred: {why}")
 }
 
 /// Whether the COW has no room for another chunk and the area that this may need.

@@ -10,6 +10,7 @@ use super::devices::Device;
 use super::devices::changes_origin;
 use super::machine::{Machine, Removed, Thread, Waited};
 use super::mutant::{self, Mutant};
+use super::notes::joined;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};

@@ -25,6 +25,7 @@ mod mirrored;
 pub mod mutant;
 mod new_device;
 mod not_started;
+mod notes;
 mod orphans;
 mod recover;
 mod replace;

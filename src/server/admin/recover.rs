@@ -11,10 +11,12 @@
 
 use dm_targets::target::Target;
 
+use super::deferred::Begun;
 use super::devices::{Device, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
+use super::notes::joined;
 use super::orphans::{record_departure, record_lost};
 use super::silent::Silent;
 use super::state::Administrator;
@@ -86,8 +88,8 @@ impl<M: Machine> Administrator<M> {
         self.keep_files &= !mutant::is(Mutant::LeftOutFilesRemoved);
         // The users of an upgraded device have activated nothing.
         let activates = !together || mutant::is(Mutant::BegunByUpgrade);
-        problems.extend(if activates { self.begin_deferred() } else { None });
-        Ok(Reply::Recovered { problems })
+        let begun = if activates { self.begin_deferred() } else { Begun::default() };
+        Ok(begun.reply(problems))
     }
 
     /// Opens the targets of waiting devices, snapshots before origins. Devices that cannot be
@@ -179,8 +181,7 @@ impl<M: Machine> Administrator<M> {
         let ids: Vec<u32> = devices.iter().map(|device| device.id).collect();
         problems.extend(self.take_over_left_out(&ids)?);
         problems.extend(self.start_waiting(&ids));
-        problems.extend(self.begin_deferred());
-        Ok(Reply::Recovered { problems })
+        Ok(self.begin_deferred().reply(problems))
     }
 
     /// Takes over devices that were left out. The origin does not change meanwhile; its users do

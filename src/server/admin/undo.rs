@@ -14,6 +14,7 @@ use super::devices::is_persistent_snapshot;
 use super::ending::End;
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
+use super::notes::joined;
 use super::state::Administrator;
 use super::unconfirmed::Unconfirmed;
 use super::waiting::Errand;
@@ -256,11 +257,6 @@ impl<M: Machine> Administrator<M> {
             _ => Ok(Reply::TakenBack { note }),
         }
     }
-}
-
-/// Several notes as one.
-fn joined(notes: impl Iterator<Item = String>) -> Option<String> {
-    notes.reduce(|all, next| format!("{all}; {next}"))
 }
 
 /// The path of a snapshot's COW.

@@ -38,7 +38,7 @@ fn town() -> (Town, DeviceRef) {
     town.site.disks[B].hangs.set(true);
     start(&mut town);
     let devices = town.state(KEY).unwrap();
-    let Ok(Reply::Recovered { problems }) = town.ask(KEY, Command::Recover(devices)) else {
+    let Ok(Reply::Recovered { problems, .. }) = town.ask(KEY, Command::Recover(devices)) else {
         panic!("{:?}", town.log);
     };
     let why = problems.iter().map(|problem| problem.why.to_string()).collect::<Vec<_>>();
@@ -58,7 +58,7 @@ fn a_disk_of_a_left_out_device_is_not_anothers() {
     let shared = add(&mut town, "other", spec("0 8 linear /a 0", true)).unwrap();
     town.ask(KEY, Command::Del { devices: vec![shared], force: false }).unwrap();
     let recover = Command::RecoverLeftOut { devices: vec![waits] };
-    let Ok(Reply::Recovered { problems }) = town.ask(KEY, recover) else {
+    let Ok(Reply::Recovered { problems, .. }) = town.ask(KEY, recover) else {
         panic!("{:?}", town.log);
     };
     assert!(problems.is_empty(), "{:?}", town.log);

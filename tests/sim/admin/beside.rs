@@ -239,7 +239,7 @@ fn a_device_that_is_gone_is_not_recovered() {
     town.steal(What::Snap(0), true);
     town.suspend(What::Origin).unwrap();
     match town.ask("o", Command::RecoverLeftOut { devices: vec![device] }) {
-        Ok(Reply::Recovered { problems }) => {
+        Ok(Reply::Recovered { problems, .. }) => {
             let own = |problem: &&Problem| problem.device == Some(device);
             let why = &problems.iter().find(own).unwrap().why;
             assert!(why.contains("it has been deleted"), "{problems:?}");

@@ -101,7 +101,10 @@ impl Town {
         let spec = if what == What::Mirror { self.mirror_table(false) } else { Town::spec(what) };
         let command = Command::Add { name: None, id: None, spec };
         match self.ask(key, command) {
-            Ok(Reply::Added { path, .. }) if !self.site.is_dead() => self.added(what, &path),
+            Ok(Reply::Added { path, note, .. }) if !self.site.is_dead() => {
+                self.told.extend(note);
+                self.added(what, &path)
+            }
             reply => self.not_added(what, reply),
         }
     }
@@ -263,7 +266,8 @@ impl Town {
                 }
             };
             match reply {
-                Ok(Reply::Recovered { problems: some }) => {
+                Ok(Reply::Recovered { problems: some, notes }) => {
+                    self.told.extend(notes);
                     problems.extend(some.into_iter().map(|problem| to_line(problem.why)))
                 }
                 Ok(_) => {}

@@ -263,7 +263,7 @@ impl Life {
         let process = Process::start(&self.town.site, L.key()).ok_or("no server")?;
         self.town.processes.insert(L.key(), process);
         match self.town.ask(L.key(), Command::Recover(state)) {
-            Ok(Reply::Recovered { problems }) if problems.is_empty() => self.collect_replies(),
+            Ok(Reply::Recovered { problems, .. }) if problems.is_empty() => self.collect_replies(),
             other => Err(format!("not recovered: {other:?}")),
         }
     }

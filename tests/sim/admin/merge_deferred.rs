@@ -48,6 +48,14 @@ impl Town {
         })
     }
 
+    /// Whether users were told one thing, which begins with these words.
+    fn has_told(&mut self, words: &str) -> Result<(), String> {
+        match &std::mem::take(&mut self.told)[..] {
+            [one] if one.starts_with(words) => Ok(()),
+            other => Err(format!("not told '{words}': {other:?}")),
+        }
+    }
+
     /// The server dies, and the next one takes the devices over.
     fn again(&mut self) -> Result<(), String> {
         self.kill("o");
@@ -86,6 +94,7 @@ fn waits_and_begins() -> Result<(), String> {
     }
     for _ in 0..2 {
         town.again()?;
+        town.has_told("snap1: its merge stays deferred: ")?;
         is_untouched(&mut town)?;
         if !town.is_shown() {
             return Err("the next server does not show it".into());
@@ -97,7 +106,11 @@ fn waits_and_begins() -> Result<(), String> {
     is_untouched(&mut town)?;
     town.upgrade("o", true)?;
     is_untouched(&mut town)?;
+    if !town.told.is_empty() {
+        return Err(format!("{:?}", town.told));
+    }
     town.again()?;
+    town.has_told("snap1: its deferred merge has begun")?;
     if town.has(S) || !town.target().0 {
         return Err("it has not begun".into());
     }
@@ -130,6 +143,7 @@ fn a_deferred_merge_begins_when_the_origin_is_added() {
     town.del(O, false).unwrap();
     assert!(town.has(S) && town.is_shown());
     town.add(O).unwrap();
+    town.has_told("snap1: its deferred merge begins now").unwrap();
     town.notice_end();
     assert!(town.has(S), "the add can still be undone");
     town.notice_end();

@@ -157,7 +157,7 @@ fn recover(town: &mut Town, what: What) -> Result<(), Broken> {
     let process = Process::start(&town.site, what.key()).ok_or("no server")?;
     town.processes.insert(what.key(), process);
     match town.ask(what.key(), Command::Recover(state)) {
-        Ok(Reply::Recovered { problems }) if problems.is_empty() => Ok(()),
+        Ok(Reply::Recovered { problems, .. }) if problems.is_empty() => Ok(()),
         _ if town.site.is_dead() => Ok(()),
         other => Err(format!("not recovered: {other:?}")),
     }

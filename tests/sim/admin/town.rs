@@ -109,6 +109,8 @@ pub struct Town {
     pub log: Option<Vec<String>>,
     /// The client of the next command leaves before its end.
     pub client_leaves: bool,
+    /// What users were told beside problems, since a test has looked at it.
+    pub told: Vec<String>,
     /// Errors may still appear.
     pub faulty: bool,
     /// The family whose server is acting, if any: a process crash ends this server.
@@ -161,6 +163,7 @@ impl Town {
             in_flight: Vec::new(),
             log: log.then(Vec::new),
             client_leaves: false,
+            told: Vec::new(),
             faulty: false,
             acting: None,
             upgrading: None,

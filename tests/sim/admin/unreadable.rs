@@ -54,7 +54,7 @@ fn the_others_come_back(order: [What; 3], probed: bool) {
     }
     // It is left out again as long as the COW cannot be read, alone.
     let command = Command::RecoverLeftOut { devices: vec![bad.device()] };
-    let Reply::Recovered { problems } = town.ask("o", command).expect(&case) else {
+    let Reply::Recovered { problems, .. } = town.ask("o", command).expect(&case) else {
         panic!("{case}: another reply");
     };
     let named: Vec<_> = problems.iter().map(|one| one.device).collect();

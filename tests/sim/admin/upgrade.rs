@@ -77,7 +77,7 @@ impl Both<'_> {
             return Err("it has died".into());
         }
         match reply {
-            Ok(Reply::Recovered { problems }) => {
+            Ok(Reply::Recovered { problems, .. }) => {
                 Ok(problems.into_iter().map(|problem| problem.why.to_string()).collect())
             }
             Ok(Reply::Left { devices }) => {

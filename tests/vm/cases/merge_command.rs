@@ -324,8 +324,8 @@ fn deferred(_: u64) {
     let is_deferred = || server::device("s")["snapshot"]["merge"]["state"] == "deferred";
     kill();
     assert!(is_deferred(), "a device without a server shows it");
-    ublk_dm("recover s o").ok();
-    assert!(is_plain("o") && is_deferred());
+    let said = ublk_dm("recover s o").ok().stderr;
+    assert!(is_plain("o") && is_deferred() && said.contains("s: its merge stays deferred: "));
     for words in ["o --wait", "o --resume"] {
         refused(words, "its merge is deferred and has not begun");
     }
