@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use dm_targets::units::Sectors;
 use indicatif::ProgressBar;
+use log::Level;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -96,12 +97,18 @@ fn command(
     if asked.pause {
         return Ok(change(MergeChange::Pause));
     }
-    // The merge that was to be waited for, or to be continued, may have ended by now.
-    let only_ends = asked.resume || (asked.wait && rate.is_none() && !asked.force);
-    if device.object.target == "snapshot-origin" && only_ends {
+    // The merge that was to be waited for, continued or changed may have ended by now.
+    let begins = asked.force || asked.defer || asked.keep;
+    let changes = asked.resume || rate.is_some();
+    if device.object.target == "snapshot-origin" && !begins && (changes || asked.wait) {
         refuse_deferred(family)?;
-        log::info!("{name}: no snapshot is being merged into it");
+        let level = if changes { Level::Warn } else { Level::Info };
+        log::log!(level, "{}", protocol::no_merge_into(name));
         return Ok(None);
+    }
+    // Who changes the rate does not ask for a deferred merge to begin.
+    if rate.is_some() && !begins && !asked.wait && is_deferred(device) {
+        refuse_deferred(family)?;
     }
     if asked.resume {
         return Ok(change(MergeChange::Resume));
@@ -127,17 +134,15 @@ fn command(
     Ok(Some(Command::Merge { device: device_ref, force, defer, keep, bytes_per_second }))
 }
 
+/// Whether a snapshot's merge is left to the next activation of its origin.
+fn is_deferred(device: &DeviceReport) -> bool {
+    merge_of(device).is_some_and(|merge| merge.state == MergeState::Deferred)
+}
+
 /// A merge that has not begun is not waited for, and cannot be continued.
 fn refuse_deferred(family: &Family) -> Result<(), Failure> {
-    let is_deferred = |device: &&DeviceReport| {
-        merge_of(device).is_some_and(|merge| merge.state == MergeState::Deferred)
-    };
-    family.devices.iter().find(is_deferred).map_or(Ok(()), |DeviceReport { name, .. }| {
-        Err(format!(
-            "{name}: its merge is deferred and has not begun; `ublk-dm merge {name}` begins it"
-        )
-        .into())
-    })
+    let deferred = family.devices.iter().find(|device| is_deferred(device));
+    deferred.map_or(Ok(()), |device| Err(protocol::not_begun(&device.name)))
 }
 
 /// Sends a command; returns what the user should know if its merge has not begun.
@@ -151,6 +156,10 @@ fn ask(
     match protocol::ask(server.ok_or_else(|| has_died(device))?, command) {
         Ok(Reply::Done) => Ok(None),
         Ok(Reply::Deferred { note }) => Ok(Some(note)),
+        Ok(Reply::Noted { note }) => {
+            log::warn!("{note}");
+            Ok(None)
+        }
         Ok(Reply::Failed(why)) => Err(why),
         Ok(_) => Err(other_answer()),
         Err(error) => Err(Failure::from(error).context(&device.object.block_device)),
@@ -335,53 +344,4 @@ fn report_of(rundir: &RunDir, device: &DeviceReport) -> Result<(String, DeviceRe
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::protocol::DeviceState;
-    use crate::server::orphan;
-
-    fn merging(state: &str) -> MergeObject {
-        let object = json!({ "state": state, "merged_bytes": 512, "left_bytes": 1024,
-            "error": null });
-        serde_json::from_value(object).unwrap()
-    }
-
-    #[test]
-    fn what_an_earlier_server_does_not_tell_is_not_known() {
-        let merge = merging("merging");
-        assert_eq!((merge.paused, merge.seconds_left, merge.snapshot), (None, None, None));
-    }
-
-    #[test]
-    fn a_device_that_a_living_server_takes_over_is_waited_for() {
-        let state = r#"{"id":1048575,"cookie":7,"name":"m","disks":[],"spec":{
-            "table":"0 8 snapshot-merge /o /c P 8","force":false,"degraded":false,"source":null,
-            "options":{"queues":1,"depth":1,"read_only":false,"zero_copy":true,"recovery":true}}}"#;
-        let state: DeviceState = serde_json::from_str(state).unwrap();
-        let refused = |run_state, lives, seconds| {
-            let device = orphan::report(&state, run_state, None);
-            let coming = must_be_coming(&device, lives, Duration::from_secs(seconds));
-            coming.err().map(|why| why.to_string())
-        };
-        assert_eq!(refused(RunState::Quiesced, true, 59), None);
-        for (run_state, lives, seconds, words) in [
-            (RunState::Quiesced, true, 60, "m: its server has not taken it over; "),
-            (RunState::Dead, true, 0, "m: its server has not taken it over; "),
-            (RunState::Quiesced, false, 0, "m: its server has died; "),
-        ] {
-            let why = refused(run_state, lives, seconds).unwrap();
-            assert!(why.starts_with(words) && why.contains("`ublk-dm recover m`"), "{why}");
-        }
-    }
-
-    #[test]
-    fn a_line_has_the_merge_and_its_device() {
-        let merge = merging("failed");
-        let line = Line { version: 1, name: "o", block_device: "/dev/ublkb0", merge: &merge };
-        let line: Value = serde_json::to_value(&line).unwrap();
-        assert_eq!((&line["name"], &line["state"]), (&json!("o"), &json!("failed")));
-        assert_eq!((&line["left_bytes"], &line["seconds_left"]), (&json!(1024), &Value::Null));
-    }
-}
+mod tests;

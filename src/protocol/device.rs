@@ -61,6 +61,21 @@ impl DeviceSpec {
     }
 }
 
+/// Why a snapshot's merge is not waited for, continued or changed: it is deferred.
+pub fn not_begun(name: &str) -> Reason {
+    format!(
+        "{name}: its merge is deferred and has not begun: it begins when its origin is next \
+         activated (`add origin`, or `recover` after an end of the server) and unused; `ublk-dm \
+         merge {name}` begins it now, and `--defer --rate` changes its rate"
+    )
+    .into()
+}
+
+/// What the user of an origin should know whose merge was to be continued or changed.
+pub fn no_merge_into(name: &str) -> String {
+    format!("{name}: no snapshot is being merged into it: its merge has ended, or none has begun")
+}
+
 /// How a merge runs that was begun or changed with `merge`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MergeOptions {

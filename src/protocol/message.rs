@@ -128,6 +128,10 @@ pub enum Reply {
     Deferred {
         note: String,
     },
+    /// Done; what the user should know of it.
+    Noted {
+        note: String,
+    },
     /// The result of a message, to be printed.
     Lines(Vec<String>),
     Events(u32),

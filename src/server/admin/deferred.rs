@@ -20,7 +20,7 @@ use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::{Activation, Administrator};
 use crate::failure::Reason;
-use crate::protocol::{DeviceRef, DeviceState, MergeOptions, Problem, Reply};
+use crate::protocol::{DeviceRef, DeviceSpec, DeviceState, MergeOptions, Problem, Reply};
 
 /// What has become of a merge that was left to the activation of its origin.
 #[derive(Default)]
@@ -94,8 +94,12 @@ impl<M: Machine> Administrator<M> {
         let name = self.name_of(id)?;
         self.set_wish(id, None)
             .map_err(|why| why.context(format!("{name}: its merge stays deferred")))?;
-        log::info!("{name}: it is not merged when its origin is next activated");
-        Ok(Reply::Done)
+        let note = format!(
+            "{name}: its deferred merge is taken back: it is not merged when its origin is next \
+             activated"
+        );
+        log::info!("{note}");
+        Ok(Reply::Noted { note })
     }
 
     fn set_wish(&mut self, id: u32, wish: Option<MergeOptions>) -> Result<(), Reason> {
@@ -242,6 +246,12 @@ impl<M: Machine> Administrator<M> {
              with `ublk-dm merge` if it is right"
             .into())
     }
+}
+
+/// What the user of a snapshot that is deleted should know of its deferred merge.
+pub(super) fn canceled_with(spec: &DeviceSpec) -> Option<String> {
+    let canceled = "its deferred merge is canceled with it";
+    spec.deferred_merge().map(|_| canceled.to_owned())
 }
 
 /// What the user of an activated origin should know whose merge does not begin.

@@ -6,12 +6,14 @@
 
 use std::rc::Rc;
 
+use super::deferred::canceled_with;
 use super::devices::Device;
 use super::devices::changes_origin;
 use super::machine::{Machine, Removed, Thread, Waited};
 use super::mutant::{self, Mutant};
 use super::notes::joined;
 use super::state::Administrator;
+use super::undo::joined;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceRef, Reply};
@@ -80,8 +82,10 @@ impl<M: Machine> Administrator<M> {
         let wrong = Failure::all(deleted.err().into_iter().chain(unkept).collect());
         let alone = left_origin.and_then(|origin| self.left_alone(id, &origin, outlived));
         let served = self.devices.get(&id).map(Device::state);
+        let wish = served.as_ref().and_then(|device| canceled_with(&device.spec));
         let unmerged = served.and_then(|device| self.left_by_merge(&device, is_left));
-        Ok(End { lost, wrong, note: stale.or(unmerged).or(alone), is_left })
+        let note = joined(stale.or(unmerged).or(alone).into_iter().chain(wish));
+        Ok(End { lost, wrong, note, is_left })
     }
 
     /// Makes a device fail its requests.

@@ -20,7 +20,7 @@ use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use super::targets::merge::run_as;
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, MergeChange, MergeOptions, Reply};
+use crate::protocol::{DeviceSpec, MergeChange, MergeOptions, Reply, no_merge_into, not_begun};
 use crate::ublk::device::BLOCK_PATH;
 
 /// Why a mounted origin is not merged into without force.
@@ -35,7 +35,11 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn merge(&mut self, id: u32, force: bool, how: How) -> Result<Reply, Reason> {
         let name = self.name_of(id)?;
         let begun = self.begin_merge(id, force, how);
-        begun.map(|()| Reply::Done).map_err(|why| why.context(format!("{name}: not merged")))
+        let wish = self.devices.get(&id).is_some_and(|entry| entry.spec.deferred_merge().is_some());
+        let stays = wish.then_some("its merge stays deferred to the next activation of its origin");
+        begun
+            .map(|()| Reply::Done)
+            .map_err(|why| why.context(format!("{name}: not merged")).and_notes(stays))
     }
 
     pub(super) fn begin_merge(
@@ -222,14 +226,10 @@ impl<M: Machine> Administrator<M> {
         self.refuse_unfinished(id)?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let merges = matches!(entry.spec.table.params, TargetParams::SnapshotMerge(_));
-        let wish = self.deferred().filter(|snapshot| *snapshot == id || entry.is_origin());
-        if let (Some(snapshot), MergeChange::Pause, false) = (wish, change, merges) {
-            return self.take_back_wish(snapshot);
+        if !merges {
+            return self.change_no_merge(id, change);
         }
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
-        if !matches!(entry.spec.table.params, TargetParams::SnapshotMerge(_)) {
-            return Err(format!("{name}: no snapshot is being merged into it").into());
-        }
         let mut options = entry.spec.merge.clone().unwrap_or_default();
         match change {
             MergeChange::Pause => options.paused = true,
@@ -252,6 +252,27 @@ impl<M: Machine> Administrator<M> {
             }
         })?;
         Ok(Reply::Done)
+    }
+
+    /// Changes how the merge of a device runs that has none: it is deferred, or has ended.
+    fn change_no_merge(&mut self, id: u32, change: MergeChange) -> Result<Reply, Reason> {
+        let name = self.name_of(id)?;
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let is_origin = entry.is_origin();
+        let is_snapshot = matches!(entry.spec.table.params, TargetParams::Snapshot(_));
+        match (self.deferred().filter(|snapshot| *snapshot == id || is_origin), change) {
+            (Some(snapshot), MergeChange::Pause) => self.take_back_wish(snapshot),
+            (Some(snapshot), _) => Err(not_begun(&self.name_of(snapshot)?)),
+            (None, MergeChange::Resume | MergeChange::Rate(_)) if is_origin => {
+                Ok(Reply::Noted { note: no_merge_into(&name) })
+            }
+            (None, _) if is_snapshot => Err(format!(
+                "{name}: it is not being merged, and no merge of it is deferred; `ublk-dm merge \
+                 {name}` begins one"
+            )
+            .into()),
+            (None, _) => Err(format!("{name}: no snapshot is being merged into it").into()),
+        }
     }
 
     /// Does something with the merge of a device; `None` if it has none.

@@ -11,7 +11,7 @@
 
 use dm_targets::target::Target;
 
-use super::deferred::Begun;
+use super::deferred::{self, Begun};
 use super::devices::{Device, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
@@ -20,6 +20,7 @@ use super::notes::joined;
 use super::orphans::{record_departure, record_lost};
 use super::silent::Silent;
 use super::state::Administrator;
+use super::undo::joined;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceRef, DeviceState, Problem, Reply};
@@ -295,7 +296,8 @@ impl<M: Machine> Administrator<M> {
         if !force {
             return Err(orphaned(id));
         }
-        let note = self.left_out_alone(&left);
+        let wish = deferred::canceled_with(&device.spec);
+        let note = joined(self.left_out_alone(&left).into_iter().chain(wish));
         self.release_left_out(device)
             .map_err(|why| why.context(format!("{}: not deleted", device.name)))?;
         if self.ours(id, device.cookie)?.is_some() {

@@ -17,7 +17,7 @@ const RATE: Option<NonZeroU64> = NonZeroU64::new(1 << 20);
 
 impl Town {
     /// `merge --defer`; returns whether the merge is deferred.
-    fn defer(&mut self, what: What) -> Result<bool, String> {
+    pub(super) fn defer(&mut self, what: What) -> Result<bool, String> {
         let device = self.devices[&what].device();
         let command = Command::Merge {
             device,
@@ -35,7 +35,10 @@ impl Town {
 
     fn take_back_wish(&mut self) -> Result<(), String> {
         let device = self.devices[&S].device();
-        self.ask("o", Command::ChangeMerge { device, change: MergeChange::Pause }).map(drop)
+        match self.ask("o", Command::ChangeMerge { device, change: MergeChange::Pause })? {
+            Reply::Noted { note } if note.contains("its deferred merge is taken back") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     /// Whether `list` shows that the snapshot's merge is deferred.
@@ -69,6 +72,7 @@ impl Town {
 fn deferred() -> Result<Town, String> {
     let mut town = merging::town();
     town.set_use(O, true);
+    town.told.clear();
     if !town.defer(S)? {
         return Err("it is not deferred".into());
     }
@@ -183,13 +187,20 @@ fn a_deferred_merge_is_taken_back() {
     town.take_back_wish().unwrap();
     assert!(!town.is_shown());
     let why = town.take_back_wish().unwrap_err();
-    assert!(why.contains("no snapshot is being merged into it"), "{why}");
+    assert!(why.contains("no merge of it is deferred"), "{why}");
     town.set_use(O, false);
     town.again().unwrap();
     is_untouched(&mut town).unwrap();
     // With its snapshot it is gone as well.
     let mut town = deferred().unwrap();
-    town.del(S, false).unwrap();
+    let device = town.devices[&S].device();
+    match town.ask("o", Command::Del { devices: vec![device], force: false }).unwrap() {
+        Reply::DeletedNoted { notes } => {
+            assert!(notes[0].contains("its deferred merge is canceled with it"), "{notes:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    town.strike_gone();
     town.set_use(O, false);
     town.again().unwrap();
     let mut plain = town.origin.clone();

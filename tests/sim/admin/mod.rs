@@ -33,6 +33,7 @@ mod merge_keep;
 mod merge_kept_not;
 mod merge_refused;
 mod merge_silent;
+mod merge_words;
 mod merging;
 mod merging_silent;
 mod messages;

@@ -326,10 +326,11 @@ fn deferred(_: u64) {
     assert!(is_deferred(), "a device without a server shows it");
     let said = ublk_dm("recover s o").ok().stderr;
     assert!(is_plain("o") && is_deferred() && said.contains("s: its merge stays deferred: "));
-    for words in ["o --wait", "o --resume"] {
+    for words in ["o --wait", "o --resume", "o --rate 1MiB", "s --rate 1MiB"] {
         refused(words, "its merge is deferred and has not begun");
     }
-    merge("s --pause");
+    let said = merge("s --pause").stderr;
+    assert!(said.contains("its deferred merge is taken back"), "{said}");
     assert!(server::device("s")["snapshot"]["merge"].is_null());
     ublk_dm("merge s --defer").ok();
     sh(&format!("umount {dir}")).ok();
