@@ -144,7 +144,7 @@ fn log_head(log: &LogReport, out: &mut dyn Write) -> io::Result<()> {
         .iter()
         .zip(0..)
         .filter(|(leg, _)| leg.stale)
-        .map(|(_, number): (_, usize)| number.to_string());
+        .map(|(_, number): (_, usize)| format!("leg {number}"));
     let stale = stale.collect::<Vec<_>>().join(", ");
     name(out, "legs", legs.len())?;
     name(out, "stale legs", if stale.is_empty() { "none" } else { &stale })

@@ -217,7 +217,7 @@ fn mirror_logs_tell_which_legs_are_stale() {
     let header = image.first_chunk_mut().unwrap();
     LegFlags::encode(header, &[7, 8, 9], 0b101);
     let ([check, _], [_, object]) = Case::new(&image).all(&[], 0);
-    assert!(check.contains("stale legs     0, 2"), "{check}");
+    assert!(check.contains("stale legs     leg 0, leg 2"), "{check}");
     assert_eq!(
         object["mirror_log"]["legs"].to_string(),
         r#"[{"stale":true},{"stale":false},{"stale":true}]"#
