@@ -186,7 +186,14 @@ fn bad_header(first: &[u8; HEADER_BYTES], error: HeaderError, more: &str, report
         HeaderError::Version { .. } => (Kind::BadVersion, 8),
         HeaderError::ChunkSize { .. } => (Kind::BadChunkSize, 12),
     };
-    report.findings.violation(kind, Some(offset_bytes), format!("{error}{more}"));
+    let text = match error {
+        // A log would do as well.
+        HeaderError::Foreign { magic } => format!(
+            "holds neither a snapshot's COW nor a mirror's log: its first word is {magic:#010x}"
+        ),
+        error => error.to_string(),
+    };
+    report.findings.violation(kind, Some(offset_bytes), text + more);
     let version = header.map_or(format::VERSION, |header| header.version);
     if kind == Kind::BadChunkSize && version != format::VERSION {
         report.findings.violation(
