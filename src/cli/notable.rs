@@ -21,6 +21,7 @@ pub(super) fn create(name: &str, created: &cli::Created) -> Result<ExitCode, Fai
     let rundir = open_rundir()?;
     let mut lock = rundir.lock_reserved("create")?;
     add::check_name(&rundir, &mut lock, Some(name), false)?;
+    refuse_taken_id(&rundir, created.id)?;
     let Common { queues, depth, .. } = Common::unnamed();
     let options = DeviceOptions {
         queues,
@@ -31,6 +32,16 @@ pub(super) fn create(name: &str, created: &cli::Created) -> Result<ExitCode, Fai
     };
     rundir.reserve(&Reserved::new(name, created.id, options)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a number that another device without a table is to have.
+fn refuse_taken_id(rundir: &RunDir, id: Option<u32>) -> Result<(), Failure> {
+    let all = if id.is_some() { without_table::all(rundir)? } else { Vec::new() };
+    all.iter().find(|one| one.id == id).map_or(Ok(()), |one| {
+        let (name, id) = (&one.name, id.unwrap_or_default());
+        let hint = format!("`ublk-dm del {name}` frees it");
+        Err(format!("the id {id} is taken by {name}, a device without a table: {hint}").into())
+    })
 }
 
 /// The device without a table that a word names, locked.

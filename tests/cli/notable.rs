@@ -43,6 +43,8 @@ fn a_name_is_taken_loaded_cleared_and_freed() {
         let why = refusal(words);
         assert!(why.contains("the name v is taken by a device without a table"), "{why}");
     }
+    let why = refusal(&["create", "w", "--notable", "--id", "3"]);
+    assert!(why.contains("the id 3 is taken by v, a device without a table"), "{why}");
     let listed = || serde_json::from_str::<serde_json::Value>(&said(&["list", "--json"])).unwrap();
     let shown = listed()["without_table"][0].clone();
     assert!(shown["name"] == "v" && shown["id"] == 3 && shown["inactive_table"].is_null());
