@@ -10,7 +10,7 @@ use super::client::{Known, by_name, chosen, must_answer, open_rundir};
 use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::Failure;
-use crate::protocol::{DeviceObject, DeviceReport, RunState, TargetObject};
+use crate::protocol::{DeviceObject, DeviceReport, MergeState, RunState, TargetObject};
 use crate::rundir::Reserved;
 use crate::server::orphan;
 use crate::ublk::{self, Control, kernels};
@@ -68,7 +68,9 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
     for device in known.devices() {
         let DeviceObject { block_device, target, .. } = &device.object;
         let (state, disks) = (state_word(&device.object), disks_of(&device.object));
-        print(&format!("{:<14} {block_device:<16} {target:<16} {state:<9} {disks}", device.name))?;
+        let merge = merge_words(&device.object).unwrap_or_default();
+        let name = &device.name;
+        print(&format!("{name:<14} {block_device:<16} {target:<16} {state:<9} {disks}{merge}"))?;
     }
     for Reserved { name, .. } in &known.reserved {
         print(&format!("{name:<14} {:<16} {:<16} no table", "-", "-"))?;
@@ -79,6 +81,22 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
 /// The state in a line of `list`.
 fn state_word(device: &DeviceObject) -> &'static str {
     if device.answers || device.state != RunState::Live { device.state.word() } else { "hangs" }
+}
+
+/// The merge of a device that has not ended, at the end of a line of `list`.
+fn merge_words(device: &DeviceObject) -> Option<String> {
+    let Some(TargetObject::Snapshot(snapshot)) = &device.parts else { return None };
+    let merge = snapshot.merge.as_ref()?;
+    let total = u128::from(merge.merged_bytes) + u128::from(merge.left_bytes);
+    let done = (u128::from(merge.merged_bytes) * 100).checked_div(total);
+    let done = done.map_or_else(String::new, |percent| format!(" {percent} %"));
+    match merge.state {
+        MergeState::Deferred => Some(" (merge deferred)".to_owned()),
+        MergeState::Merging if merge.paused == Some(true) => Some(format!(" (merge paused{done})")),
+        MergeState::Merging => Some(format!(" (merging{done})")),
+        MergeState::Failed => Some(format!(" (merge stopped{done})")),
+        MergeState::Done | MergeState::Invalid => None,
+    }
 }
 
 /// What a device is made of, in a line of `list`.
@@ -227,6 +245,33 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&json["version"], &json["status"]), (&json!(1), &json!("0 1 linear")));
         assert_eq!(json["linear"], json!({ "path": "/dev/sda", "offset_bytes": 4096 }));
+    }
+
+    #[test]
+    fn a_merge_is_in_the_line_of_its_device_until_it_has_ended() {
+        let words = |state: &str, merged: u64, left: u64, paused: bool| {
+            let mut object = serde_json::to_value(dead()).unwrap();
+            object["linear"].take();
+            object["snapshot"] = json!({ "origin": "/o", "cow": "/c", "store": "persistent",
+                "chunk_size_bytes": 4096, "valid": true, "overflow": false, "used_bytes": 0,
+                "total_bytes": 0, "metadata_bytes": 0, "exceptions": 0,
+                "merge": { "state": state, "merged_bytes": merged, "left_bytes": left,
+                    "error": null, "paused": paused } });
+            let object = object.as_object_mut().unwrap();
+            object.remove("linear");
+            merge_words(&serde_json::from_value(json!(object)).unwrap())
+        };
+        for (state, merged, left, paused, said) in [
+            ("merging", 12, 88, false, Some(" (merging 12 %)")),
+            ("merging", 12, 88, true, Some(" (merge paused 12 %)")),
+            ("merging", 0, 0, false, Some(" (merging)")),
+            ("failed", u64::MAX, u64::MAX, false, Some(" (merge stopped 50 %)")),
+            ("deferred", 0, 0, false, Some(" (merge deferred)")),
+            ("done", 1, 0, false, None),
+        ] {
+            assert_eq!(words(state, merged, left, paused).as_deref(), said, "{state}");
+        }
+        assert_eq!(merge_words(&dead()), None);
     }
 
     #[test]
