@@ -21,6 +21,7 @@ use crate::protocol::{self, Command, DeviceReport, DeviceState, Reply};
 use crate::rundir::{FamilyLock, RunDir, Server};
 use crate::server::process;
 use crate::storage::ublk_devices_below;
+use crate::storage::word::absolute;
 
 /// Takes over the devices of one dead server, and serves them in this process.
 pub(super) fn in_foreground(words: &[String], source: Option<&Path>) -> Result<ExitCode, Failure> {
@@ -112,8 +113,17 @@ fn keep_left_out(
 /// The device with `source` as the leg that is right: a leg that was named when the mirror was
 /// added is no longer valid as the source.
 fn with_source(mut device: DeviceState, source: Option<&Path>) -> Result<DeviceState, Reason> {
-    let source = source.map(|source| place_of(&device.spec.table, source)).transpose();
-    device.spec.source = source.map_err(|why| why.context(&device.name))?;
+    let Some(source) = source else {
+        device.spec.source = None;
+        return Ok(device);
+    };
+    absolute(source)?;
+    // The command line is right; the device has other legs, or none.
+    let refused = |mut why: Failure| {
+        why.kind = Kind::NotFound;
+        why.context(&device.name)
+    };
+    device.spec.source = Some(place_of(&device.spec.table, source).map_err(refused)?);
     Ok(device)
 }
 
@@ -246,4 +256,30 @@ fn ask_to_recover(server: Result<UnixStream, Reason>, command: &Command, names: 
         Ok(_) => format!("{names}: the new server sent an unexpected reply").into(),
     };
     why.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a message about a leg that the mirror does not have: the command line alone is right.
+    #[test]
+    fn a_source_that_the_device_does_not_have_is_no_wrong_usage() {
+        let of_table = |table: &str| -> DeviceState {
+            let state = r#"{"id":7,"cookie":7,"name":"m","disks":[],"spec":{"table":"TABLE",
+                "force":false,"degraded":false,"source":1,"options":{"queues":1,"depth":1,
+                "read_only":false,"zero_copy":true,"recovery":true}}}"#;
+            serde_json::from_str(&state.replace("TABLE", table)).unwrap()
+        };
+        let mirror = || of_table("0 8 mirror core 1 8 2 /a 0 /b 0");
+        for (device, why) in [
+            (mirror(), "m: --source /c: not one of the legs"),
+            (of_table("0 8 linear /a 0"), "m: --source names a leg of a mirror"),
+        ] {
+            let refused = with_source(device, Some(Path::new("/c"))).unwrap_err();
+            assert!(refused.starts_with(why) && refused.code() == 1, "{refused}");
+        }
+        let named = |source| with_source(mirror(), source).unwrap().spec.source;
+        assert_eq!((named(Some(Path::new("/b"))), named(None)), (Some(1), None));
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dm_targets::mirror::table::{Leg, Mirror};
 use dm_targets::table::TargetParams;
 
-use crate::failure::Reason;
+use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{Cow, KnownDisk, KnownDisks, Place};
 use crate::protocol::{DeviceSpec, DeviceState};
 use crate::storage::DiskId;
@@ -290,7 +290,8 @@ fn by_disk(legs: &[LegRef], word: &str) -> Option<usize> {
 pub fn not_a_leg(legs: &[LegRef], id: u32, word: &str) -> Reason {
     let legs: Vec<_> =
         legs.iter().enumerate().map(|(at, leg)| format!("{at} ({})", leg.path)).collect();
-    format!("{word}: not a leg of /dev/ublkb{id}, which has legs {}", legs.join(", ")).into()
+    let why = format!("{word}: not a leg of /dev/ublkb{id}, which has legs {}", legs.join(", "));
+    Failure::new(Kind::NotFound, why)
 }
 
 /// A name that is not in `taken`: `wanted`, or `wanted` with a number appended.
