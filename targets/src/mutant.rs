@@ -214,6 +214,8 @@ pub enum Mutant {
     OldLogBelieved,
     /// I10: an old copy of the log is trusted for a leg that is recorded as stale.
     OldCopyBelieved,
+    /// I10: what a log calls in sync is not copied from a source that the user has named.
+    NamedByLog,
     /// I10: a server that takes over with a log on disk copies from one of the sources alone.
     OtherSourcesForgotten,
     /// I10: sources that may differ after the death of a server are not made equal.

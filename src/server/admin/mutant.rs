@@ -218,12 +218,8 @@ impl Mutant {
     pub const OF_GROWTH: [Mutant; 3] =
         [Mutant::GrownUnrecorded, Mutant::GrownBeyondDisk, Mutant::GrowthUnfinished];
     /// The mutants of such a device that becomes a mirror, and of a mirror that becomes one.
-    pub const OF_MOVES: [Mutant; 4] = [
-        Mutant::LegWithDataForgotten,
-        Mutant::LeftUnjudged,
-        Mutant::BegunUnrecorded,
-        Mutant::OldLogTrusted,
-    ];
+    pub const OF_MOVES: [Mutant; 3] =
+        [Mutant::LegWithDataForgotten, Mutant::LeftUnjudged, Mutant::BegunUnrecorded];
 
     /// The mutants that need two commands at the same moment.
     pub const OF_HASTE: [Mutant; 2] = [Mutant::ForcedCowShared, Mutant::LegUnannounced];

@@ -1,4 +1,4 @@
-//! The journaled state of a mirror's legs, and what a later server starts from. Pure.
+//! The journaled state of a mirror's legs. Pure.
 //!
 //! A log on disk records which regions may differ and which legs have missed a write. A mirror
 //! whose log is in memory has only its *leg state*, which its server keeps where it survives the
@@ -8,13 +8,12 @@
 //!
 //! Rules kept here: a journaled state never claims more than is true when a request is acknowledged
 //! or a leg is copied over (`Claims::exceed`); a leg is known by its stable identity, and a leg
-//! that is not in the record counts as empty; if no leg is known to be up to date, none is chosen
-//! (`begin`); a leg that left a mirror stays in its state as one that is not a source (`former`).
+//! that is not in the record counts as empty; a leg that left a mirror stays in its state as one
+//! that is not a source (`former`).
 
 use super::leg_flags::NO_IDENTITY;
 use super::leg_set::LegSet;
 use super::open_error::OpenError;
-use super::table::InitialSync;
 use crate::mutant::{self, Mutant};
 
 /// A leg in a leg state.
@@ -64,7 +63,7 @@ impl LegState {
 
     /// Whether the log on the disk with this identity has every mark. One on another disk knows
     /// nothing of the writes of that time, however clean it is.
-    fn is_marked_in(&self, log: u64) -> bool {
+    pub(super) fn is_marked_in(&self, log: u64) -> bool {
         let is_it = [NO_IDENTITY, log].contains(&self.log);
         self.log_works && (is_it || mutant::is(Mutant::OtherLogTrusted))
     }
@@ -179,12 +178,12 @@ impl LegState {
     }
 
     /// The legs with these identities that are sources.
-    fn sources(&self, identities: &[u64]) -> LegSet {
+    pub(super) fn sources(&self, identities: &[u64]) -> LegSet {
         self.select(identities, |leg| leg.is_some_and(|leg| leg.source))
     }
 
     /// The legs with these identities that are recorded as not being sources.
-    fn missed(&self, identities: &[u64]) -> LegSet {
+    pub(super) fn missed(&self, identities: &[u64]) -> LegSet {
         self.select(identities, |leg| leg.is_some_and(|leg| !leg.source))
     }
 
@@ -278,114 +277,6 @@ pub(super) fn remember_former(former: &mut Vec<KnownLeg>, left: KnownLeg) {
         former.remove(0);
     }
     former.push(KnownLeg { source: false, ..left });
-}
-
-/// What a mirror starts from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Beginning {
-    /// The initial state of the regions.
-    pub(super) initial: InitialSync,
-    /// The source legs; `None` to take them from the log.
-    pub(super) sources: Option<LegSet>,
-    /// The administrator has named the sources.
-    pub(super) named: bool,
-    /// The log on disk decides instead of the sources, if it is of the same time.
-    pub(super) by_log: bool,
-    /// The sources have all acknowledged writes, and may differ where the log has marks.
-    pub(super) unequal: bool,
-}
-
-/// Decides what a mirror starts from. `initial` is the administrator's argument, which is out of
-/// date when a server takes over; `source` is given now, and overrides the record; `log` is the
-/// identity of the disk that the log is on.
-pub(super) fn begin(
-    past: &Past,
-    initial: InitialSync,
-    source: Option<usize>,
-    log: Option<u64>,
-    identities: &[u64],
-) -> Result<Beginning, OpenError> {
-    let (sources, named) = (source.map(LegSet::one), source.is_some());
-    let said = Beginning { initial, sources, named, by_log: false, unequal: false };
-    let from_log = Beginning { initial: InitialSync::FromLog, ..said };
-    let log_on_disk = log.is_some();
-    let is_marked = |state: &LegState| log.is_some_and(|log| state.is_marked_in(log));
-    match past {
-        Past::None => Ok(said),
-        Past::TakenOver(_) if source.is_some() => {
-            Ok(Beginning { initial: InitialSync::Sync, ..said })
-        }
-        Past::TakenOver(state) => match state {
-            // The log has worked all the time, and has more detail than the record.
-            None if log_on_disk => Ok(from_log),
-            Some(state) if is_marked(state) => {
-                let sources = Some(state.sources(identities)).filter(|legs| !legs.is_empty());
-                Ok(Beginning { sources, unequal: true, ..from_log })
-            }
-            None => Err(OpenError::NoSource),
-            Some(state) => from_record(state, identities),
-        },
-        Past::Ended(_) if source.is_some() => Ok(said),
-        Past::Ended(state) => {
-            let by_log = log_on_disk && initial == InitialSync::FromLog;
-            let leg = match state.choose(identities, by_log) {
-                Ok(None) if !by_log => return Ok(said),
-                Err(_) if by_log && mutant::is(Mutant::UnknownFirst) => Some(0),
-                // A log of the same time may have the first leg, which the record does not.
-                Err(_) if by_log && state.missed(identities).is_empty() => {
-                    state.source_among(identities)
-                }
-                chosen => chosen?,
-            };
-            let initial = if by_log { InitialSync::FromLog } else { InitialSync::Sync };
-            let sources = Some(LegSet::one(leg.unwrap_or(0)));
-            Ok(Beginning { initial, sources, by_log, ..said })
-        }
-        Past::Replaced(_) if source.is_some() => Ok(said),
-        Past::Replaced(state) => replacing(state.as_ref(), said, log, identities),
-    }
-}
-
-/// Another table on the same disks: the log or the administrator decides, but legs known to be
-/// stale stay stale. `said`: how the mirror begins if nothing is known against it.
-fn replacing(
-    state: Option<&LegState>,
-    said: Beginning,
-    log: Option<u64>,
-    identities: &[u64],
-) -> Result<Beginning, OpenError> {
-    let is_nosync = said.initial == InitialSync::NoSync;
-    let Some(state) = state else {
-        return if log.is_some() || is_nosync { Ok(said) } else { Err(OpenError::NoSource) };
-    };
-    // The device's data are on a leg that is up to date, and must be on one of the new table.
-    if state.sources(identities).is_empty() && !mutant::is(Mutant::ForeignLegsReplace) {
-        return Err(OpenError::NoSource);
-    }
-    if log.is_some_and(|log| state.is_marked_in(log))
-        || is_nosync && state.missed(identities).is_empty()
-    {
-        return Ok(said);
-    }
-    let Beginning { sources, .. } = from_record(state, identities)?;
-    // A log on a disk that the table before did not have, or that failed, knows nothing of the
-    // writes of that time.
-    let unknown = is_nosync || log.is_some();
-    let initial = if unknown { InitialSync::Sync } else { said.initial };
-    Ok(Beginning { initial, sources, ..said })
-}
-
-/// Writes that were in flight when the server died are reissued, so legs that had all acknowledged
-/// writes become equal again.
-fn from_record(state: &LegState, identities: &[u64]) -> Result<Beginning, OpenError> {
-    let sources = state.sources(identities);
-    if sources.is_empty() {
-        return Err(OpenError::NoSource);
-    }
-    let all = sources == LegSet::first(identities.len());
-    let initial = if all && state.in_sync { InitialSync::NoSync } else { InitialSync::Sync };
-    let sources = Some(sources);
-    Ok(Beginning { initial, sources, named: false, by_log: false, unequal: false })
 }
 
 #[cfg(test)]

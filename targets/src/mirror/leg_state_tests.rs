@@ -1,6 +1,8 @@
 //! Which claims of a leg record are trusted.
 
+use super::super::beginning::{Beginning, begin};
 use super::super::leg_claims::Claims;
+use super::super::table::InitialSync;
 use super::*;
 
 /// The identity of the disk with the log.
@@ -124,6 +126,20 @@ fn a_log_on_another_disk_knows_nothing_of_what_the_first_one_marked() {
         // A record of an earlier version does not name the log.
         let unnamed = LegState { log: NO_IDENTITY, ..works.clone() };
         assert_eq!(begun(past(Some(unnamed)), LOG), Ok((InitialSync::FromLog, sources)));
+    }
+}
+
+#[test]
+fn a_named_source_is_copied_as_a_whole() {
+    let left = state(&[(1, false), (2, true)], false);
+    let (sync, nosync) = (InitialSync::Sync, InitialSync::NoSync);
+    let begun = |past: &Past, initial| {
+        begin(past, initial, Some(1), Some(LOG), &[1, 2]).map(|it| (it.initial, it.named))
+    };
+    for past in [Past::None, Past::Ended(left.clone()), Past::Replaced(Some(left.clone()))] {
+        assert_eq!(begun(&past, InitialSync::FromLog), Ok((sync, true)), "{past:?}");
+        let expected = if past.state().is_some() { sync } else { nosync };
+        assert_eq!(begun(&past, nosync), Ok((expected, true)), "{past:?}");
     }
 }
 

@@ -4,13 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::Event;
+use super::beginning::{Beginning, begin};
 use super::bits::Bits;
 use super::config::{MirrorConfig, check_leg};
 use super::flushes::Flushes;
 use super::format::MAX_REGIONS;
 use super::leg_flags::NO_IDENTITY;
 use super::leg_set::{LegSet, MAX_LEGS};
-use super::leg_state::{Beginning, FoundLog, Past, begin};
+use super::leg_state::{FoundLog, Past};
 use super::legs::Legs;
 use super::log::{Log, SyncError, Unusable, Work};
 use super::no_source::KnownOfLegs;

@@ -73,6 +73,7 @@
 //! never locked, and never borrowed across an await.
 
 mod activate;
+mod beginning;
 mod bits;
 pub mod change_legs;
 mod cleaner;

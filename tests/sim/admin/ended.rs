@@ -108,6 +108,9 @@ fn the_log_of_an_earlier_mirror_is_not_asked_about_a_later_one() {
                  /a is up to date): name the right leg with --source";
     assert!(refused.contains(known), "{refused}");
     add(&mut town, DeviceSpec { source: Some(1), ..again }).unwrap();
+    drop(town.site.run(&town.processes["mirror-a"].executor, || false));
+    let image = |disk: usize| town.site.disks[disk].disk.borrow().visible();
+    assert_eq!(image(4), image(3), "the log has called them equal");
 }
 
 /// After a restart of the machine the log alone knows which leg is up to date.

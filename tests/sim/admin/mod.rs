@@ -39,6 +39,7 @@ mod merging_silent;
 mod messages;
 mod model;
 mod moves;
+mod moves_again;
 mod moves_foreign;
 mod moves_refused;
 mod not_started;

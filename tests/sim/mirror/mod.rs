@@ -14,6 +14,7 @@ mod grow;
 mod known;
 mod lifecycle;
 pub mod mutants;
+mod named;
 mod oracle;
 mod record;
 mod table;

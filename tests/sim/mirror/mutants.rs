@@ -6,10 +6,10 @@ use dm_targets::mutant::{self, Mutant};
 
 use super::cases;
 use super::explore::{Case, explore};
-use super::{behaviour, given_up, known, lifecycle, take_over};
+use super::{behaviour, given_up, known, lifecycle, named, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 45] = [
+pub const MUTANTS: [(Mutant, &str); 46] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -55,6 +55,7 @@ pub const MUTANTS: [(Mutant, &str); 45] = [
     (Mutant::OtherLogTrusted, "record"),
     (Mutant::OtherSourcesForgotten, "record"),
     (Mutant::UnequalUncopied, "record"),
+    (Mutant::NamedByLog, "record"),
 ];
 
 /// The mutants that tests of a single path detect: they run before whole workloads.
@@ -79,6 +80,7 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
             known::a_leg_that_dies_before_a_take_over_takes_no_data_with_it
         }
         Mutant::UnequalUncopied => known::legs_are_equal_after_a_take_over,
+        Mutant::NamedByLog => named::a_source_that_is_named_is_copied_whatever_the_log_says,
         Mutant::LegsNamedLate => lifecycle::a_disk_in_the_place_of_a_leg_is_recovered,
         Mutant::SpanUnbounded => {
             behaviour::a_large_discard_begins_a_bounded_number_of_regions_at_once
