@@ -216,6 +216,8 @@ pub enum Mutant {
     OldCopyBelieved,
     /// I10: what a log calls in sync is not copied from a source that the user has named.
     NamedByLog,
+    /// I10: in the place of a mirror that was never in sync, the first leg is the source.
+    LegsTurnedRound,
     /// I10: a server that takes over with a log on disk copies from one of the sources alone.
     OtherSourcesForgotten,
     /// I10: sources that may differ after the death of a server are not made equal.

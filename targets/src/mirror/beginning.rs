@@ -101,9 +101,10 @@ fn replacing(
     if state.sources(identities).is_empty() && !mutant::is(Mutant::ForeignLegsReplace) {
         return Err(OpenError::NoSource);
     }
-    if log.is_some_and(|log| state.is_marked_in(log))
-        || is_nosync && state.missed(identities).is_empty()
-    {
+    if log.is_some_and(|log| state.is_marked_in(log)) {
+        return Ok(beside_log(state, said, identities));
+    }
+    if is_nosync && state.missed(identities).is_empty() {
         return Ok(said);
     }
     let Beginning { sources, .. } = from_record(state, identities)?;
@@ -112,6 +113,21 @@ fn replacing(
     let unknown = is_nosync || log.is_some();
     let initial = if unknown { InitialSync::Sync } else { said.initial };
     Ok(Beginning { initial, sources, ..said })
+}
+
+/// The log has every mark. Which legs are sources it does not say before all regions have been in
+/// sync: then it is the first leg, of the table before.
+fn beside_log(state: &LegState, said: Beginning, identities: &[u64]) -> Beginning {
+    let sources = state.sources(identities);
+    if sources == LegSet::first(identities.len()) || mutant::is(Mutant::LegsTurnedRound) {
+        return said;
+    }
+    // `nosync` says that the legs are equal, and the record knows better.
+    let initial = match said.initial {
+        InitialSync::NoSync => InitialSync::FromLog,
+        said => said,
+    };
+    Beginning { initial, sources: Some(sources), unequal: true, ..said }
 }
 
 /// Writes that were in flight when the server died are reissued, so legs that had all acknowledged

@@ -9,7 +9,7 @@ use super::explore::{Case, explore};
 use super::{behaviour, given_up, known, lifecycle, named, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 46] = [
+pub const MUTANTS: [(Mutant, &str); 47] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -56,6 +56,7 @@ pub const MUTANTS: [(Mutant, &str); 46] = [
     (Mutant::OtherSourcesForgotten, "record"),
     (Mutant::UnequalUncopied, "record"),
     (Mutant::NamedByLog, "record"),
+    (Mutant::LegsTurnedRound, "record"),
 ];
 
 /// The mutants that tests of a single path detect: they run before whole workloads.
@@ -81,6 +82,9 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
         }
         Mutant::UnequalUncopied => known::legs_are_equal_after_a_take_over,
         Mutant::NamedByLog => named::a_source_that_is_named_is_copied_whatever_the_log_says,
+        Mutant::LegsTurnedRound => {
+            named::the_source_stays_when_a_table_turns_the_legs_round_during_the_first_recovery
+        }
         Mutant::LegsNamedLate => lifecycle::a_disk_in_the_place_of_a_leg_is_recovered,
         Mutant::SpanUnbounded => {
             behaviour::a_large_discard_begins_a_bounded_number_of_regions_at_once

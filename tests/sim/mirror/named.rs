@@ -1,11 +1,15 @@
-//! The source of a mirror that its user names, and whose log on a disk does not know it.
+//! The source of a mirror whose log on a disk does not know it: named by the user, or known from
+//! the mirror whose table is replaced.
 
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::sim::disk::Class;
 use dm_targets::sim::image::Image;
+use dm_targets::sim::trace::Trace;
+use dm_targets::sim::world::Schedule;
+use dm_targets::units::Sectors;
 
-use super::fixture::{Fixture, Setup, fail};
+use super::fixture::{Fixture, Setup, fail, world};
 use crate::pattern;
 
 fn images(fixture: &Fixture) -> Vec<Image> {
@@ -56,5 +60,33 @@ pub fn nosync_makes_no_stale_leg_valid_beside_a_named_source() {
             fixture.run_until_idle();
             assert_eq!(fixture.leg(1).visible(), disks[0], "{past:?}, log {log}");
         }
+    }
+}
+
+/// A table with the legs in another order replaces the one whose legs are being recovered for the
+/// first time.
+#[test]
+pub fn the_source_stays_when_a_table_turns_the_legs_round_during_the_first_recovery() {
+    let setup = Setup::small();
+    let mut disks = setup.clean_images();
+    disks[1] = Image::from_fn(Sectors(setup.sectors), |at| pattern::sector(50, at));
+    disks[2] = Image::zeroes(Sectors(setup.log_sectors()));
+    let world = world(&setup, &disks, 0, Schedule::InOrder, Trace::default());
+    fail(&world.disks()[1], Class::Write, u32::MAX);
+    let fixture = Fixture::open(world, &setup).unwrap();
+    fixture.run_until_idle();
+    fixture.write(100, 6, 1).unwrap();
+    let past = Past::Replaced(fixture.record.left());
+    let mut disks = images(&fixture);
+    let right = disks[0].clone();
+    disks.swap(0, 1);
+    let identities = [2, 1, 3, 4, 5, 6, 7, 8, 9];
+    for initial in [InitialSync::FromLog, InitialSync::Sync, InitialSync::NoSync] {
+        let next = Setup { past: past.clone(), identities, initial, ..setup.clone() };
+        let next = Fixture::new(&next, &disks);
+        assert_eq!(next.read(6, 1).unwrap()[0], pattern::sector(100, 6), "{initial:?}");
+        next.run_until_idle();
+        assert_eq!(next.leg(0).visible(), right, "{initial:?}");
+        assert_eq!(next.leg(1).visible(), right, "{initial:?}");
     }
 }
