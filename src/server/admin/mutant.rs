@@ -182,6 +182,8 @@ pub enum Mutant {
     GrowthUnfinished,
     /// A mirror that replaces ranges trusts its log, which knows nothing of writes to them.
     OldLogTrusted,
+    /// I10: a log is read with regions of another size than those that it was written with.
+    OtherRegionsRead,
     /// What a mirror knew of its legs is overwritten by the next mirror of the device.
     LeftLegsOverwritten,
     /// The server of an upgraded family leaves its devices before its successor has started.

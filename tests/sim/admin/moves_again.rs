@@ -1,9 +1,18 @@
-//! A mirror takes the place of one with the same legs again, after other disks.
+//! A mirror takes the place of one with the same legs: with regions of another size, or after
+//! other disks.
 
+use dm_targets::disk::Errno;
+use dm_targets::request::RequestKind;
+use dm_targets::sim::disk::{Class, Fault, Matcher};
 use dm_targets::sim::image::Image;
 
+use super::model;
 use super::moves_refused::{put, rest, spec, town, write};
-use super::town::Town;
+use super::process::Process;
+use super::town::{Town, What};
+use crate::protocol::{Command, Reply};
+
+const L: What = What::Lines;
 
 fn logged(region: u64) -> String {
     format!("0 8 mirror disk 2 /c0 {region} 2 /a 0 /b 0")
@@ -11,6 +20,66 @@ fn logged(region: u64) -> String {
 
 fn image(town: &Town, disk: usize) -> Image {
     town.site.disks[disk].disk.borrow().visible()
+}
+
+/// The second leg misses a write to a sector.
+fn miss(town: &mut Town, sector: usize) {
+    let fault = Fault { matcher: Matcher::all(Class::Write), skip: 0, times: 9, errno: Errno::EIO };
+    town.site.disks[4].disk.borrow().inject(fault);
+    let kind = RequestKind::Write { fua: false };
+    let pending = town.send(L, kind, sector, model::sector(9)).unwrap();
+    assert_eq!(*pending.result.borrow(), Some(Ok(())));
+    town.strike(&pending);
+    town.mend();
+}
+
+/// The server has died; the next one takes the device over.
+fn taken_over(town: &mut Town) {
+    town.crash(false);
+    let state = town.left(L.key()).unwrap();
+    let process = Process::start(&town.site, L.key()).unwrap();
+    town.processes.insert(L.key(), process);
+    match town.ask(L.key(), Command::Recover(state)) {
+        Ok(Reply::Recovered { problems }) if problems.is_empty() => {}
+        other => panic!("{other:?}"),
+    }
+    if town.state(L.key()).unwrap()[0].suspended {
+        town.resume(L).unwrap();
+    }
+}
+
+/// A leg has missed a write, and the mirror gets regions of another size. The server dies at a
+/// step, if any. Returns the number of steps.
+fn resized((before, after, sector): (u64, u64, usize), crash_at: Option<u64>) -> u64 {
+    let mut town = town();
+    put(&mut town, spec(&logged(before))).unwrap();
+    rest(&town);
+    miss(&mut town, sector);
+    let first = town.site.shared.lock().unwrap().changes;
+    town.site.shared.lock().unwrap().crash_at = crash_at.map(|at| first + at);
+    let changed = put(&mut town, spec(&logged(after)));
+    let steps = town.site.shared.lock().unwrap().changes - first;
+    if town.site.is_dead() {
+        taken_over(&mut town);
+    } else {
+        town.site.shared.lock().unwrap().crash_at = None;
+        assert_eq!(changed, Ok(()));
+    }
+    rest(&town);
+    let at = format!("{before} to {after}, sector {sector}, crash at {crash_at:?}");
+    assert_eq!(image(&town, 3), image(&town, 4), "{at}");
+    steps
+}
+
+/// A bit of the log means other sectors then.
+#[test]
+fn a_log_is_not_read_with_regions_of_another_size() {
+    for regions in [(4, 2, 3), (2, 4, 2), (2, 4, 6), (2, 8, 2)] {
+        let steps = resized(regions, None);
+        for at in 1..=steps {
+            resized(regions, Some(at));
+        }
+    }
 }
 
 /// The device's data are on none of the legs, so that none is named as the source.
@@ -39,5 +108,6 @@ fn broken_rules_of_the_same_legs_are_noticed() {
         mutant::set(None);
         lived
     };
+    assert!(!lives(Mutant::OtherRegionsRead, a_log_is_not_read_with_regions_of_another_size));
     assert!(!lives(Mutant::OldLogTrusted, an_old_log_is_not_trusted_in_the_place_of_another_disk));
 }
