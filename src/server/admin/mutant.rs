@@ -184,6 +184,8 @@ pub enum Mutant {
     OldLogTrusted,
     /// I10: a log is read with regions of another size than those that it was written with.
     OtherRegionsRead,
+    /// I10: a loaded table takes a leg as its source that is on record as stale.
+    StaleNamed,
     /// What a mirror knew of its legs is overwritten by the next mirror of the device.
     LeftLegsOverwritten,
     /// The server of an upgraded family leaves its devices before its successor has started.

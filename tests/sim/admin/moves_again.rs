@@ -1,5 +1,5 @@
-//! A mirror takes the place of one with the same legs: with regions of another size, or after
-//! other disks.
+//! A mirror takes the place of one with the same legs: with regions of another size, with a leg as
+//! its source that has missed writes, or after other disks.
 
 use dm_targets::disk::Errno;
 use dm_targets::request::RequestKind;
@@ -7,12 +7,13 @@ use dm_targets::sim::disk::{Class, Fault, Matcher};
 use dm_targets::sim::image::Image;
 
 use super::model;
-use super::moves_refused::{put, rest, spec, town, write};
+use super::moves_refused::{put, read, rest, spec, town, write};
 use super::process::Process;
 use super::town::{Town, What};
-use crate::protocol::{Command, Reply};
+use crate::protocol::{Command, DeviceSpec, Reply};
 
 const L: What = What::Lines;
+const CORE: &str = "0 8 mirror core 1 2 2 /a 0 /b 0";
 
 fn logged(region: u64) -> String {
     format!("0 8 mirror disk 2 /c0 {region} 2 /a 0 /b 0")
@@ -82,6 +83,26 @@ fn a_log_is_not_read_with_regions_of_another_size() {
     }
 }
 
+/// Its user may insist.
+#[test]
+fn a_leg_that_has_missed_writes_is_a_source_by_force_alone() {
+    for force in [false, true] {
+        let mut town = town();
+        put(&mut town, spec(CORE)).unwrap();
+        rest(&town);
+        miss(&mut town, 0);
+        let named = put(&mut town, DeviceSpec { source: Some(1), force, ..spec(CORE) });
+        if force {
+            assert_eq!(named, Ok(()));
+        } else {
+            let why = named.unwrap_err();
+            assert!(why.contains("/b: it is not up to date (up to date: /a); --force"), "{why}");
+        }
+        rest(&town);
+        assert_eq!(read(&mut town), if force { 7 } else { 9 });
+    }
+}
+
 /// The device's data are on none of the legs, so that none is named as the source.
 #[test]
 fn an_old_log_is_not_trusted_in_the_place_of_another_disk() {
@@ -110,4 +131,5 @@ fn broken_rules_of_the_same_legs_are_noticed() {
     };
     assert!(!lives(Mutant::OtherRegionsRead, a_log_is_not_read_with_regions_of_another_size));
     assert!(!lives(Mutant::OldLogTrusted, an_old_log_is_not_trusted_in_the_place_of_another_disk));
+    assert!(!lives(Mutant::StaleNamed, a_leg_that_has_missed_writes_is_a_source_by_force_alone));
 }

@@ -35,7 +35,8 @@ pub(super) fn note_of_log<D: OpenDisk>(
 }
 
 /// Refuses a named source that the log has as stale, or does not have, while it has another leg as
-/// up to date; unless the record of an ended or replaced mirror has the source as up to date.
+/// up to date; unless the record of an ended or replaced mirror has the source as up to date. And
+/// one that the mirror which is replaced has as stale, while it has another leg as up to date.
 pub(super) fn refuse_stale_source<D: OpenDisk>(
     log: Option<&D>,
     legs: &[D],
@@ -43,9 +44,11 @@ pub(super) fn refuse_stale_source<D: OpenDisk>(
     spec: &DeviceSpec,
     past: &Past,
 ) -> Result<(), Reason> {
-    let (Some(source), false, Some(log)) = (spec.source, spec.force, log) else { return Ok(()) };
-    let Some(header) = log.mirror_log()? else { return Ok(()) };
+    let (Some(source), false) = (spec.source, spec.force) else { return Ok(()) };
     let now = identities(&mirror.legs, legs);
+    refuse_stale_in_replaced(source, legs, &now, past)?;
+    let Some(log) = log else { return Ok(()) };
+    let Some(header) = log.mirror_log()? else { return Ok(()) };
     let is_recorded = match past {
         Past::Ended(state) | Past::Replaced(Some(state)) => {
             state.source_among(&now[source..=source]).is_some()
@@ -64,4 +67,24 @@ pub(super) fn refuse_stale_source<D: OpenDisk>(
         right.join(", ")
     )
     .into())
+}
+
+/// The same for the record of the mirror that is replaced, whose users have written to other legs.
+fn refuse_stale_in_replaced<D: OpenDisk>(
+    source: usize,
+    legs: &[D],
+    now: &[u64],
+    past: &Past,
+) -> Result<(), Reason> {
+    let Past::Replaced(Some(state)) = past else { return Ok(()) };
+    let is_stale = state.stale_among(&now[source..=source]).is_some();
+    let right = state.source_among(now).filter(|_| is_stale && !mutant::is(Mutant::StaleNamed));
+    right.map_or(Ok(()), |right| {
+        let (stale, right) = (legs[source].path(), legs[right].path());
+        Err(format!(
+            "{stale}: it is not up to date (up to date: {right}); --force with --source takes it \
+             as the source nevertheless"
+        )
+        .into())
+    })
 }
