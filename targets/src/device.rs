@@ -5,16 +5,23 @@
 //! target could not carry out when it was suspended come back and wait with the others, for the
 //! target that is there when the device is resumed.
 //!
+//! A device can *carry* an origin, whose disk it is (`crate::stack`). The requests of its own users
+//! then go through the origin, so that they change nothing that its snapshots do not have (I5), and
+//! only the origin's operations reach the target.
+//!
 //! Rules kept here: a suspension completes only when the target has no request left, so that
 //! another target can replace it. A suspension or an end that waits for a disk can be given up: the
-//! device continues as before, immediately if it waits for nothing but requests.
+//! device continues as before, immediately if it waits for nothing but requests. When a device has
+//! begun to carry an origin, no request of a user is under way past it (I5).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::exec::WaitQueue;
 use crate::gate::{Closed, Gate};
+use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
+use crate::snapshot::origin::Origin;
 use crate::target::Target;
 
 /// Events of a device that an administrator may be waiting for.
@@ -78,6 +85,13 @@ pub struct Device {
     /// Guards the target: inside are the requests that it has. Held while the device is suspended,
     /// and closed when it is ending.
     gate: Gate,
+    /// The origin that the device carries.
+    carried: RefCell<Option<Rc<Origin>>>,
+    /// The same for the users of a device that carries an origin: inside are those of their
+    /// requests that the origin has. Held and closed with the other one.
+    users: Gate,
+    /// Requests of users that the target has without the origin.
+    direct: Cell<usize>,
     /// The suspension or end in progress has been given up.
     given_up: Cell<bool>,
     /// How often a target has been replaced.
@@ -94,6 +108,9 @@ impl Device {
             target: RefCell::new(target),
             events,
             gate: Gate::default(),
+            carried: RefCell::default(),
+            users: Gate::default(),
+            direct: Cell::new(0),
             given_up: Cell::new(false),
             swaps: Cell::new(0),
             written: Cell::new(false),
@@ -120,34 +137,115 @@ impl Device {
         self.target.borrow().clone()
     }
 
-    /// Passes a request to the target, when the device is not suspended.
+    /// Carries out a request of a user when the device is not suspended: through the origin that
+    /// the device carries, if there is one.
     ///
     /// # Errors
     /// The target's; `Ending` if the device is being deleted.
     pub async fn pass(&self, request: &Request) -> Result<(), TargetError> {
         loop {
+            let origin = self.carried.borrow().clone();
+            if let Some(origin) = origin.filter(|_| !mutant::is(Mutant::UsersPassOrigin)) {
+                return self.pass_through(&origin, request).await;
+            }
+            // No await since the gate was found open.
+            if self.gate.is_open() {
+                self.direct.set(self.direct.get() + 1);
+                let result = self.map(request).await;
+                self.direct.set(self.direct.get() - 1);
+                if self.direct.get() == 0 && self.carried.borrow().is_some() {
+                    self.gate.wake();
+                }
+                match result {
+                    Err(TargetError::Requeue) => {}
+                    result => return result,
+                }
+            } else if let Err(Closed) = self.gate.opened().await {
+                return Err(TargetError::Ending);
+            }
+        }
+    }
+
+    /// The same through an origin.
+    async fn pass_through(&self, origin: &Origin, request: &Request) -> Result<(), TargetError> {
+        if let Err(Closed) = self.users.opened().await {
+            return Err(TargetError::Ending);
+        }
+        self.users.enter();
+        let result = origin.handle(request).await;
+        self.users.leave();
+        result
+    }
+
+    /// Passes an operation of the origin that the device carries to the target, when the device is
+    /// not suspended.
+    ///
+    /// # Errors
+    /// The target's; `Ending` if the device is being deleted.
+    pub(crate) async fn pass_down(&self, request: &Request) -> Result<(), TargetError> {
+        loop {
             if let Err(Closed) = self.gate.opened().await {
                 return Err(TargetError::Ending);
             }
-            if matches!(request.kind, RequestKind::Write { .. } | RequestKind::Discard) {
-                self.written.set(true);
-            }
-            let swaps = self.swaps.get();
-            self.gate.enter();
-            let target = self.target();
-            let result = target.map(request).await;
-            drop(target);
-            self.gate.leave();
-            match result {
-                // This target could not carry it out; it is for the next one. It is retried only
-                // after a change: a target that is absent while its device runs would be asked
-                // forever.
-                Err(TargetError::Requeue) => {
-                    let changed = || !self.gate.is_open() || self.swaps.get() != swaps;
-                    self.gate.until(|| changed().then_some(())).await;
-                }
+            match self.map(request).await {
+                Err(TargetError::Requeue) => {}
                 result => return result,
             }
+        }
+    }
+
+    /// Has the target carry out a request that has found the gate open and not awaited since. A
+    /// request that this target could not carry out returns after a change: a target that is absent
+    /// while its device runs would be asked forever.
+    async fn map(&self, request: &Request) -> Result<(), TargetError> {
+        if matches!(request.kind, RequestKind::Write { .. } | RequestKind::Discard) {
+            self.written.set(true);
+        }
+        let swaps = self.swaps.get();
+        self.gate.enter();
+        let target = self.target();
+        let result = target.map(request).await;
+        drop(target);
+        self.gate.leave();
+        if matches!(result, Err(TargetError::Requeue)) {
+            let changed = || !self.gate.is_open() || self.swaps.get() != swaps;
+            self.gate.until(|| changed().then_some(())).await;
+        }
+        result
+    }
+
+    /// The origin that the device carries.
+    pub fn carried(&self) -> Option<Rc<Origin>> {
+        self.carried.borrow().clone()
+    }
+
+    /// Begins to carry an origin, whose disk it is, and waits until no request of a user is under
+    /// way past it: whatever changes the device from then on asks the origin's snapshots.
+    pub(crate) async fn carry(&self, origin: Rc<Origin>) {
+        self.carried.replace(Some(origin));
+        if self.gate.is_held() {
+            self.users.hold();
+        }
+        let drained = || self.direct.get() == 0 || mutant::is(Mutant::CarriesTooEarly);
+        self.gate.until(|| drained().then_some(())).await;
+    }
+
+    /// Carries no origin any more: the device has ended.
+    pub(crate) fn put_down(&self) -> Option<Rc<Origin>> {
+        self.carried.take()
+    }
+
+    /// Holds back the users of a device that carries an origin, and waits for those of their
+    /// requests that the origin has; the origin's operations continue.
+    pub async fn hold_users(&self) {
+        self.users.hold();
+        self.users.drained().await;
+    }
+
+    /// Lets the users of a device continue that is not suspended.
+    pub fn release_users(&self) {
+        if !self.gate.is_held() {
+            self.users.release();
         }
     }
 
@@ -170,9 +268,22 @@ impl Device {
 
     /// Holds new requests back until the target has none left, or that is given up. Returns whether
     /// the device ran before.
+    ///
+    /// The users of a device that carries an origin are held first, and their requests end before
+    /// the origin's operations are held; but not with `noflush`: the target may return some of
+    /// these.
     async fn hold(&self, noflush: bool) -> bool {
         let ran = self.gate.is_open();
         self.given_up.set(false);
+        if self.carried.borrow().is_some() {
+            self.users.hold();
+            self.target().suspend(noflush).await;
+            let over = || self.users.inside() == 0 || noflush || self.given_up.get();
+            self.users.until(|| over().then_some(())).await;
+            if self.given_up.get() {
+                return ran;
+            }
+        }
         self.gate.hold();
         self.target().suspend(noflush).await;
         let over = || self.gate.inside() == 0 || self.given_up.get();
@@ -185,6 +296,7 @@ impl Device {
     pub fn give_up(&self) {
         self.given_up.set(true);
         self.gate.wake();
+        self.users.wake();
         self.target().give_up();
     }
 
@@ -199,6 +311,7 @@ impl Device {
             self.target().resume().await;
         }
         self.gate.release();
+        self.users.release();
     }
 
     /// Closes the target; none replaces it yet.
@@ -234,5 +347,6 @@ impl Device {
     /// Fails waiting and later requests: the device ends.
     pub fn end_requests(&self) {
         self.gate.close();
+        self.users.close();
     }
 }

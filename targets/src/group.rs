@@ -3,7 +3,9 @@
 //!
 //! Rules kept here: a snapshot joins its origin after its store has been written, and leaves it
 //! before its target is closed; one that leaves while its origin continues to change is marked
-//! invalid first (I9).
+//! invalid first (I9). An origin that a device carries stays as long as the device, so that it
+//! knows the snapshots that have left it (I9), and has a copy client of its own: its copies may
+//! wait for those of the device.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,6 +23,7 @@ use crate::snapshot::merge::Merge;
 use crate::snapshot::origin::Origin;
 use crate::snapshot::store::Unmade;
 use crate::snapshot::target::Snapshot;
+use crate::stack;
 use crate::target::Target;
 use crate::units::Sectors;
 
@@ -35,6 +38,10 @@ pub struct Group {
     /// The disks that devices made of ranges have in common.
     pub shared_disks: SharedDisks<DiskKey>,
     origins: Origins,
+    /// Copies the chunks of origins that devices carry; made with the first.
+    upper: RefCell<Option<copy::Client>>,
+    /// The operations of those origins.
+    stacks: RefCell<Vec<stack::Watch>>,
     /// Targets that have no device, kept by their callers.
     held: RefCell<Vec<Weak<OpenTarget>>>,
     devices: RefCell<BTreeMap<u32, Rc<Device>>>,
@@ -45,7 +52,45 @@ impl Group {
     pub fn new(executor: Executor, host: Rc<dyn Host>, copy: copy::Client) -> Group {
         let (held, devices) = (RefCell::default(), RefCell::default());
         let (origins, shared_disks) = (Origins::default(), SharedDisks::default());
-        Group { executor, host, copy, shared_disks, origins, held, devices }
+        let (upper, stacks) = (RefCell::default(), RefCell::default());
+        Group { executor, host, copy, shared_disks, origins, upper, stacks, held, devices }
+    }
+
+    /// Has a device carry the origin of a disk that is the device itself, and waits until no
+    /// request of its users is under way past that origin. `name` is the disk's.
+    ///
+    /// # Errors
+    /// There is no such device, or no memory.
+    pub async fn carry(&self, id: u32, key: DiskKey, name: &str) -> Result<Rc<Origin>, String> {
+        let device = self.device(id).ok_or("the device is gone")?;
+        let origin = match device.carried() {
+            Some(origin) => origin,
+            None => {
+                let copy = self.upper_copy().ok_or("no memory for the copies of its snapshots")?;
+                let disk = stack::disk(&self.executor, name, &device, stack::SLOTS);
+                let (disk, watch) = disk.ok_or("the device has no table")?;
+                self.stacks.borrow_mut().push(watch);
+                self.origins.get_or(key, || Origin::new(disk, copy))
+            }
+        };
+        device.carry(origin.clone()).await;
+        Ok(origin)
+    }
+
+    fn upper_copy(&self) -> Option<copy::Client> {
+        let mut upper = self.upper.borrow_mut();
+        if upper.is_none() {
+            *upper = copy::Client::new(&self.executor, &self.host, None);
+        }
+        upper.clone()
+    }
+
+    /// The oldest operation of each origin that a device carries and that is not complete, as the
+    /// name of its disk and a number. One that the device holds is not in flight on any disk.
+    pub fn oldest_carried(&self) -> Vec<(String, u64)> {
+        let mut stacks = self.stacks.borrow_mut();
+        stacks.retain(stack::Watch::is_there);
+        stacks.iter().filter_map(stack::Watch::oldest).collect()
     }
 
     /// The origin of a disk, if a target needs it.
@@ -75,6 +120,8 @@ impl Group {
         let held = held.iter().filter_map(Weak::upgrade).map(|opened| opened.target.clone());
         let devices = self.devices.borrow();
         let served = devices.values().map(|device| device.target());
+        let carried = devices.values().filter_map(|device| device.carried()).map(Target::Origin);
+        let served = served.chain(carried);
         self.origins.forget_unused(&held.chain(served).collect::<Vec<_>>());
     }
 
@@ -296,7 +343,17 @@ impl Group {
         let target = device.target();
         self.leave(&target, outlived).await;
         let closed = target.close().await;
+        if let Some(origin) = device.put_down() {
+            self.origins.end(origin);
+        }
         self.forget_unused_origins();
         closed
+    }
+}
+
+/// A device and the origin that it carries have each other.
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.devices.borrow().values().for_each(|device| drop(device.put_down()));
     }
 }

@@ -142,6 +142,12 @@ pub enum Mutant {
     StackDropsFua,
     /// I6: an operation on a disk that is a device completes before the device's request.
     StackAcksEarly,
+    /// I5: the users of a device that carries an origin pass it.
+    UsersPassOrigin,
+    /// I5: a device carries an origin while requests of its users are under way past it.
+    CarriesTooEarly,
+    /// Snapshots that left an origin over a device count for the next device with its number.
+    CarriedKeyKept,
     /// A region is in sync after a copy during which a leg could not be flushed.
     CopyThoughFlushFailed,
     /// I8: a merge removes records and flushes the origin afterwards.

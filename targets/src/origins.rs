@@ -4,7 +4,8 @@
 //!
 //! Rules kept here: all targets of a disk share one origin (I5: a write asks every snapshot of the
 //! disk); and snapshots that have left an origin are known again when the disk gets its next
-//! origin, before that one can change the disk (I9).
+//! origin, before that one can change the disk (I9). The disk of an origin that a device carries
+//! ends with the device: what is known of it does not pass to another device with its number.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ pub struct DiskKey(pub u64, pub u64);
 #[derive(Default)]
 pub(crate) struct Origins {
     used: RefCell<BTreeMap<DiskKey, Rc<Origin>>>,
+    /// Origins that were carried by devices that have ended.
+    ended: RefCell<Vec<Rc<Origin>>>,
     /// Snapshots that had left origins that are gone.
     departed: RefCell<BTreeMap<DiskKey, Departed>>,
 }
@@ -50,8 +53,18 @@ impl Origins {
 
     /// The origin that a snapshot was opened for.
     pub(crate) fn of(&self, snapshot: &Snapshot) -> Option<Rc<Origin>> {
-        let used = self.used.borrow();
-        used.values().find(|origin| snapshot.is_of(origin.disk())).cloned()
+        let (used, ended) = (self.used.borrow(), self.ended.borrow());
+        let mut origins = used.values().chain(ended.iter());
+        origins.find(|origin| snapshot.is_of(origin.disk())).cloned()
+    }
+
+    /// The device that carried an origin has ended, and its number may be another device's.
+    pub(crate) fn end(&self, ended: Rc<Origin>) {
+        if mutant::is(Mutant::CarriedKeyKept) {
+            return;
+        }
+        self.used.borrow_mut().retain(|_, origin| !Rc::ptr_eq(origin, &ended));
+        self.ended.borrow_mut().push(ended);
     }
 
     /// Removes each origin that is not one of these targets and of which none of them is a
@@ -70,6 +83,7 @@ impl Origins {
                 | Target::Nothing => false,
             })
         };
+        self.ended.borrow_mut().retain(is_used);
         self.used.borrow_mut().retain(|key, origin| {
             let used = is_used(origin);
             let departed = origin.departed();
@@ -85,7 +99,8 @@ impl Origins {
     /// it, whether its origin exists or not.
     pub(crate) fn forget_departed(&self, snapshot: &Snapshot) {
         let used = self.used.borrow();
-        used.values().for_each(|origin| origin.forget_departed(snapshot));
+        let ended = self.ended.borrow();
+        used.values().chain(ended.iter()).for_each(|origin| origin.forget_departed(snapshot));
         self.departed.borrow().values().for_each(|departed| departed.forget(snapshot.cow_names()));
     }
 }

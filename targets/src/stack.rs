@@ -12,8 +12,9 @@
 //! disks, for an administrator, or for operations that are in slots or further down, never for a
 //! later one.
 //!
-//! The simulator runs stacks; the server has none yet, because none of its tables can name another
-//! device of its process.
+//! The server has one kind of stack: the origin of snapshots that a device carries
+//! ([`Group::carry`](crate::group::Group::carry)). The operations are not requests of the device's
+//! users, which go through that origin themselves.
 //!
 //! The builder of a stack must ensure:
 //!
@@ -47,7 +48,7 @@
 //! let origin = Target::Origin(Origin::new(lowest.clone(), copy.clone()));
 //! let device = Rc::new(Device::new(OpenTarget { target: origin, events: Rc::default() }));
 //!
-//! let disk = stack::disk(&executor, "device", &device, stack::SLOTS).unwrap();
+//! let (disk, _) = stack::disk(&executor, "device", &device, stack::SLOTS).unwrap();
 //! assert_eq!(disk.size(), Sectors(64));
 //! let buffer = || Buffer::acquire(&host, 512).unwrap();
 //! let (data, found) = (buffer(), buffer());
@@ -69,7 +70,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
 use crate::device::Device;
@@ -85,7 +86,12 @@ pub const SLOTS: usize = 128;
 
 /// A disk of which every operation is a request to a device; `None` if the device has no target to
 /// take the size and the limits from, or if it had no slots.
-pub fn disk(executor: &Executor, name: &str, device: &Rc<Device>, slots: usize) -> Option<Disk> {
+pub fn disk(
+    executor: &Executor,
+    name: &str,
+    device: &Rc<Device>,
+    slots: usize,
+) -> Option<(Disk, Watch)> {
     let target = device.target();
     let (size, limits) = (target.size()?, target.limits()?);
     if slots == 0 {
@@ -108,7 +114,30 @@ pub fn disk(executor: &Executor, name: &str, device: &Rc<Device>, slots: usize) 
         let shared = shared.clone();
         executor.spawn(async move { shared.serve(slot).await });
     }
-    Some(Disk::new(name, Rc::new(Stack { shared })))
+    let watch = Watch { name: name.to_owned(), shared: Rc::downgrade(&shared) };
+    Some((Disk::new(name, Rc::new(Stack { shared })), watch))
+}
+
+/// Shows whether a device carries out the operations of a disk that it is.
+pub struct Watch {
+    name: String,
+    shared: Weak<Shared>,
+}
+
+impl Watch {
+    /// Whether the disk is still in use.
+    pub fn is_there(&self) -> bool {
+        self.shared.strong_count() > 0
+    }
+
+    /// The oldest operation that is not complete, as the disk's name and a number that no other
+    /// operation of the disk has had.
+    pub fn oldest(&self) -> Option<(String, u64)> {
+        let shared = self.shared.upgrade()?;
+        let state = shared.state.borrow();
+        let numbers = state.ops.iter().filter_map(|operation| operation.number);
+        Some((self.name.clone(), numbers.min()?))
+    }
 }
 
 /// The backend. It is separate, so that the slots, which hold the rest, notice when the disk is
@@ -136,6 +165,8 @@ struct State {
     waiting: VecDeque<u32>,
     slots: Vec<Slot>,
     idle: Vec<usize>,
+    /// Operations started so far.
+    started: u64,
 }
 
 /// An operation from its start until its result is taken.
@@ -143,6 +174,8 @@ struct State {
 struct Operation {
     /// The operation, until a slot carries it out.
     op: Option<Op>,
+    /// Which one it is, until it is complete.
+    number: Option<u64>,
     result: Option<Result<(), Errno>>,
     /// The waiter for the result.
     waker: Option<Waker>,
@@ -161,7 +194,9 @@ struct Slot {
 
 impl State {
     fn add(&mut self, op: Op) -> u32 {
-        let operation = Operation { op: Some(op), ..Operation::default() };
+        self.started += 1;
+        let number = Some(self.started);
+        let operation = Operation { op: Some(op), number, ..Operation::default() };
         match self.free.pop() {
             Some(id) => {
                 self.ops[id as usize] = operation;
@@ -188,6 +223,7 @@ impl State {
     /// An operation has its result.
     fn complete(&mut self, id: u32, result: Result<(), Errno>) {
         let operation = &mut self.ops[id as usize];
+        operation.number = None;
         if operation.detached {
             self.free.push(id);
             return;
@@ -242,7 +278,7 @@ impl Shared {
         if mutant::is(Mutant::StackKeepsFlush) && request.kind == RequestKind::Flush {
             return Ok(());
         }
-        self.device.pass(request).await.map_err(|error| error.errno())
+        self.device.pass_down(request).await.map_err(|error| error.errno())
     }
 }
 

@@ -41,13 +41,13 @@ const TARGETS: [Arrows; 25] = [
     (
         "group",
         &[
-            "origins", "device", "target", "mirror", "snapshot", "copy", "exec", "disk", "mutant",
-            "units",
+            "origins", "stack", "device", "target", "mirror", "snapshot", "copy", "exec", "disk",
+            "mutant", "units",
         ],
     ),
     ("origins", &["target", "snapshot", "mutant"]),
     ("stack", &["device", "request", "exec", "disk", "mutant", "units"]),
-    ("device", &["target", "request", "gate", "exec"]),
+    ("device", &["target", "snapshot", "request", "gate", "exec", "mutant"]),
     (
         "target",
         &[

@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod behaviour;
+mod carried;
 mod counts;
 mod departed;
 mod exhaustive;

@@ -9,8 +9,8 @@ use crate::behaviour;
 use crate::explore::{Case, explore};
 use crate::mirror::mutants as mirror;
 use crate::{
-    departed, exhaustive, faults, journal, linear, merge, origins, ownership, scenarios, seeded,
-    segments, unmake,
+    carried, departed, exhaustive, faults, journal, linear, merge, origins, ownership, scenarios,
+    seeded, segments, unmake,
 };
 
 /// All mutants, each with the workloads that should detect it first.
@@ -170,17 +170,23 @@ fn every_mutant_is_killed() {
     killed += mirror_mutants_killed() + linear_mutants_killed() + merge_mutants_killed();
     let all = MUTANTS.iter().chain(&mirror::MUTANTS).chain(&merge::mutants::MUTANTS);
     let all = all.map(|(mutant, _)| mutant).chain(&linear::MUTANTS).chain(&segments::MUTANTS);
+    let all = all.chain(&carried::MUTANTS);
     let all = all.filter(|mutant| is_chosen(**mutant)).count();
     println!("mutants={killed}/{all}");
     assert_eq!(killed, all);
 }
 
-/// Of devices that are made of ranges.
+/// Of devices that are made of ranges, and of those that carry an origin.
 fn linear_mutants_killed() -> usize {
     let kill = |mutant: &Mutant| {
-        let of_linear = linear::MUTANTS.contains(mutant);
+        let (of_linear, of_carried) =
+            (linear::MUTANTS.contains(mutant), carried::MUTANTS.contains(mutant));
         mutant::set(Some(*mutant));
-        let fault = catch_unwind(if of_linear { linear::fault } else { segments::fault });
+        let fault = catch_unwind(match () {
+            () if of_linear => linear::fault,
+            () if of_carried => carried::fault,
+            () => segments::fault,
+        });
         mutant::set(None);
         let fault = fault.unwrap_or_else(|_| Some("panics".to_owned()));
         match &fault {
@@ -189,7 +195,7 @@ fn linear_mutants_killed() -> usize {
         }
         fault.is_some()
     };
-    let mutants = linear::MUTANTS.into_iter().chain(segments::MUTANTS);
+    let mutants = linear::MUTANTS.into_iter().chain(segments::MUTANTS).chain(carried::MUTANTS);
     mutants.filter(|mutant| is_chosen(*mutant)).filter(kill).count()
 }
 

@@ -28,11 +28,11 @@ use dm_targets::units::{ChunkSize, Sector, Sectors};
 use crate::pattern;
 
 /// Sectors of an origin, and of a chunk.
-const SIZE: u64 = 16;
-const CHUNK: u64 = 4;
+pub const SIZE: u64 = 16;
+pub const CHUNK: u64 = 4;
 /// More steps than any request or command takes.
 const STEPS: usize = 10_000;
-const NEW: u32 = pattern::FIRST_WRITE;
+pub const NEW: u32 = pattern::FIRST_WRITE;
 
 /// Two origin disks with a COW for each, and the group that serves them.
 pub struct Fixture {
@@ -195,7 +195,7 @@ impl Fixture {
     }
 }
 
-fn exceptions(snapshot: &Rc<Device>) -> usize {
+pub fn exceptions(snapshot: &Rc<Device>) -> usize {
     match snapshot.target() {
         Target::Snapshot(snapshot) => snapshot.exceptions(),
         _ => usize::MAX,

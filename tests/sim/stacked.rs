@@ -65,9 +65,8 @@ impl Mirrors {
                 Target::Mirror(Mirror::open(parts).await.map_err(|error| error.to_string())?);
             target.activate(executor).await?;
             let device = Rc::new(Device::new(OpenTarget { target, events: Rc::default() }));
-            upper.push(
-                stack::disk(executor, one.name(), &device, SLOTS).ok_or("a mirror is no disk")?,
-            );
+            let disk = stack::disk(executor, one.name(), &device, SLOTS);
+            upper.push(disk.ok_or("a mirror is no disk")?.0);
             devices.push(device);
         }
         Ok((upper, Mirrors { devices, copy: Some(copy) }))
@@ -156,7 +155,7 @@ fn an_error_keeps_its_errno_and_a_suspended_device_holds() {
     let copy = copy::Client::new(&world.executor, &host, None).unwrap();
     let target = Target::Origin(Origin::new(lowest.disk(), copy.clone()));
     let device = Rc::new(Device::new(OpenTarget { target, events: Rc::default() }));
-    let disk = stack::disk(&world.executor, "device", &device, 1).unwrap();
+    let (disk, watch) = stack::disk(&world.executor, "device", &device, 1).unwrap();
     let buffer = Buffer::acquire(&host, 512).unwrap();
     let results: Rc<RefCell<Vec<Result<(), DiskError>>>> = Rc::default();
     let (told, lower) = (results.clone(), device.clone());
@@ -176,9 +175,11 @@ fn an_error_keeps_its_errno_and_a_suspended_device_holds() {
     let errors: Vec<_> =
         results.borrow().iter().map(|result| result.as_ref().err().map(|e| e.errno.0)).collect();
     assert_eq!(errors, [Some(61), Some(121)], "what comes to a suspended device waits");
+    assert_eq!(watch.oldest(), Some(("device".to_owned(), 3)), "and is known to wait");
     world.executor.spawn(async move { device.resume(true).await });
     world.run(1000);
     assert_eq!(results.borrow()[2..], [Ok(()), Ok(())]);
     drop(results);
     assert_eq!((world.executor.live(), world.host.lent()), (0, 0), "the slots end with the disk");
+    assert!(!watch.is_there());
 }

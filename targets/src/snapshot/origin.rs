@@ -70,6 +70,11 @@ impl Origin {
         &self.disk
     }
 
+    /// The client that copies its chunks. It is one of its snapshots, too.
+    pub fn copy(&self) -> &copy::Client {
+        &self.copy
+    }
+
     /// Its limits as a disk of another target: those of its disk, except for discards.
     pub fn limits(&self) -> Limits {
         let (max_discard, max_write_zeroes) = (Sectors(0), Sectors(0));

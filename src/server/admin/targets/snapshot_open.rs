@@ -88,7 +88,7 @@ pub(super) async fn open<T: Thread>(
     let parts = Parts {
         executor: &group.executor,
         host: &group.host,
-        copy: &group.copy,
+        copy: origin.copy(),
         origin: origin.disk(),
         cow: &cow,
         chunk_size: table.chunk_size,
