@@ -4,6 +4,7 @@
 mod ask;
 mod cow;
 mod device;
+mod device_ref;
 mod known;
 mod message;
 mod problem;
@@ -12,8 +13,9 @@ mod report;
 pub use ask::{Silence, ask, connect, has_left, is_absent, until_left_or, write_line};
 pub use cow::{Cow, Which};
 pub use device::{
-    DeviceOptions, DeviceRef, DeviceSpec, DeviceState, MergeOptions, no_merge_into, not_begun,
+    DeviceOptions, DeviceSpec, DeviceState, MergeOptions, no_merge_into, not_begun,
 };
+pub use device_ref::DeviceRef;
 pub use known::{KnownDisk, KnownDisks, Place};
 pub use message::{Command, Doing, MergeChange, Reply};
 pub use problem::Problem;

@@ -78,7 +78,7 @@ fn add_target(
     let interrupt = (!options.foreground).then(Interrupt::catch).transpose()?;
     let Locked { key, mut lock, own } = family::lock(&rundir, &wanted, command.verb())?;
     if own.is_none() {
-        takeover::refuse_waiting(&disks_below(&spec))?;
+        takeover::refuse_waiting(&disks_below(&spec), &[])?;
         check_name(&rundir, &mut lock, options.name.as_deref(), reserved)?;
     }
     let there = rundir.server(&key);
@@ -189,7 +189,8 @@ fn take_own_over(
     own: DeviceState,
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
-    takeover::refuse_waiting(&takeover::disks_of(&state.devices))?;
+    let carriers = takeover::carriers_of(&state.devices);
+    takeover::refuse_waiting(&takeover::disks_of(&state.devices), &carriers)?;
     takeover::check(rundir, &own)?;
     rundir.remove_socket(key);
     let path = format!("{}{}", device::BLOCK_PATH, own.id);

@@ -5,7 +5,8 @@
 //! mirror was made with, which may belong to another mirror by now: `message replace` puts another
 //! disk in its place. Likewise a linear device's family and the first disk of its table, which
 //! `load` replaces. A new device over a disk that the server of that name no longer has gets a name
-//! of its own, with a number appended. A device without disks has a server of its own.
+//! of its own, with a number appended. A device without disks has a server of its own. A snapshot
+//! of a mirror, or of a device made of ranges, joins that device's family, which has its server.
 //!
 //! Rule kept here: what was looked at without the lock is looked at again under it. One lock is
 //! held at a time, so that no command waits for two families.
@@ -20,8 +21,8 @@ use dm_targets::table::{FamilyKey, Table, TargetParams};
 use super::gone::exists;
 use crate::failure::Failure;
 use crate::protocol::DeviceState;
-use crate::rundir::{FamilyLock, RunDir, State, family_key};
-use crate::storage::DiskId;
+use crate::rundir::{FamilyLock, RunDir, Server, State, family_key};
+use crate::storage::{DiskId, ublk_number};
 
 /// How often another command may change the family before its lock is acquired.
 const TRIES: u32 = 16;
@@ -90,7 +91,8 @@ fn find(
     disk: DiskId,
 ) -> Result<(String, Option<DeviceState>), Failure> {
     let moves = can_leave(&wanted.table.params);
-    if !moves && wanted.own_name.is_none() {
+    let carrier = if moves { None } else { ublk_number(disk) };
+    if !moves && wanted.own_name.is_none() && carrier.is_none() {
         return Ok((base.to_owned(), None));
     }
     let keys = rundir.keys()?;
@@ -100,8 +102,50 @@ fn find(
     if let Some((key, own)) = own.filter(|(_, own)| exists(own).unwrap_or(true)) {
         return Ok((key.to_owned(), Some(own)));
     }
+    if let Some(key) = carrier.and_then(|id| key_of_carrier(&states, wanted.table, base, id)) {
+        let lives = matches!(rundir.server(key), Some(Server { connection: Some(_), .. }));
+        if lives {
+            return Ok((key.to_owned(), None));
+        }
+    }
     let key = if moves { key_among(&states, base, disk, DiskId::of_path) } else { base.to_owned() };
     Ok((key, None))
+}
+
+/// The family of the ublk device with this number, if that device is to carry the origin of a new
+/// one: a mirror, or a device made of ranges, and no other device of its family carries one.
+///
+/// An origin keeps to the way in which it began: if its devices have a server of their own, which
+/// has opened the device like any disk, that server gets the new one. An origin's own device begins
+/// in such a server; beside snapshots whose origin is carried it is refused.
+fn key_of_carrier<'a>(
+    states: &[(&'a str, Option<State>)],
+    table: &Table,
+    base: &str,
+    id: u32,
+) -> Option<&'a str> {
+    use TargetParams::{Linear, Mirror, Segments};
+    let is_it = |device: &DeviceState| {
+        let can_carry = matches!(device.spec.table.params, Mirror(_) | Linear(_) | Segments(_));
+        device.id == id && can_carry && !device.spec.options.read_only
+    };
+    let devices = |state: &Option<State>| {
+        state.iter().flat_map(|state| state.devices.clone()).collect::<Vec<_>>()
+    };
+    let has_devices = |key: &str| {
+        let own = states.iter().find(|(other, _)| *other == key);
+        own.is_some_and(|(_, state)| !devices(state).is_empty())
+    };
+    if has_devices(base) {
+        return None;
+    }
+    let (key, state) = states.iter().find(|(_, state)| devices(state).iter().any(is_it))?;
+    let devices = devices(state);
+    let carrier = devices.iter().find(|device| is_it(device))?.device();
+    let carried: Vec<_> = devices.iter().filter_map(DeviceState::carrier).collect();
+    let is_origin = matches!(table.params, TargetParams::SnapshotOrigin { .. });
+    let is_free = if is_origin { !carried.is_empty() } else { true };
+    (is_free && carried.iter().all(|other| *other == carrier)).then_some(*key)
 }
 
 /// The device that an earlier run of the command made: the same name over the same disks. A

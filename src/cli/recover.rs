@@ -61,7 +61,8 @@ pub(super) fn in_foreground(words: &[String], source: Option<&Path>) -> Result<E
             .into());
         }
     };
-    takeover::refuse_waiting(&takeover::disks_of(&state.devices))?;
+    let own = takeover::carriers_of(&state.devices);
+    takeover::refuse_waiting(&takeover::disks_of(&state.devices), &own)?;
     let chosen = words
         .iter()
         .map(|word| Ok(known.find(word)?.1.device()))
@@ -206,7 +207,10 @@ fn recover_family(
         Err(why) => return why.into(),
     };
     let state = match rundir.server(key) {
-        Some(Server { connection: Some(server), .. }) => return recover_left_out(server, left_out),
+        Some(Server { connection: Some(server), state, .. }) => {
+            let devices = state.map_or_else(Vec::new, |state| state.devices);
+            return recover_left_out(server, left_out, &takeover::carriers_of(&devices));
+        }
         Some(Server { lives: false, state: Some(state), .. }) => state,
         Some(Server { lives: true, .. }) => {
             let why = format!("{key}: its server does not answer");
@@ -228,13 +232,16 @@ fn recover_family(
             Err(why) => return why.into(),
         };
     let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
-    let free = takeover::refuse_waiting(&takeover::disks_of(&devices));
+    let own = takeover::carriers_of(&devices);
+    let free = takeover::refuse_waiting(&takeover::disks_of(&devices), &own);
     rundir.remove_socket(key);
     let server = free.and_then(|()| process::start(rundir, key));
     ask_to_recover(server, &Command::Recover(devices), &names)
 }
 
-fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport]) -> Recovered {
+/// Has a living server take over devices that it has left out; `own`: its devices that carry the
+/// origins of others.
+fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport], own: &[u32]) -> Recovered {
     if left_out.is_empty() {
         return Recovered::default();
     }
@@ -243,7 +250,7 @@ fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport]) -> Recovered
         devices: left_out.iter().map(|device| device.device()).collect(),
     };
     let disks: Vec<_> = left_out.iter().flat_map(|device| device.disks.clone()).collect();
-    ask_to_recover(takeover::refuse_waiting(&disks).map(|()| server), &command, &names)
+    ask_to_recover(takeover::refuse_waiting(&disks, own).map(|()| server), &command, &names)
 }
 
 fn ask_to_recover(server: Result<UnixStream, Reason>, command: &Command, names: &str) -> Recovered {

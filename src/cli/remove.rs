@@ -240,6 +240,12 @@ fn del_orphan(
             left.push(device.clone());
         }
     }
+    if let Some(upper) = left.iter().find(|other| other.carrier() == Some(which)) {
+        let upper = &upper.name;
+        return Err(
+            format!("/dev/ublkb{id}: {upper} is a snapshot of it: delete that first").into()
+        );
+    }
     // Recorded before the device is deleted: the devices that stay will be served again, and change
     // what this device would have shown.
     server::record_left_behind(rundir, key, &device, &left)?;

@@ -21,9 +21,10 @@ use crate::storage::{Access, Claim, OpenDisk, content, ublk_devices_below};
 use crate::ublk::{Control, DeviceState as DiskState, device};
 
 /// Refuses disks that stand on a device whose server has died: reads of such a disk are not
-/// answered.
-pub(super) fn refuse_waiting(disks: &[(u32, u32)]) -> Result<(), Reason> {
-    let below = ublk_devices_below(disks);
+/// answered. A device that the same server takes over with them, before them, does not count.
+pub(super) fn refuse_waiting(disks: &[(u32, u32)], own: &[u32]) -> Result<(), Reason> {
+    let mut below = ublk_devices_below(disks);
+    below.retain(|id| !own.contains(id));
     if below.is_empty() {
         return Ok(());
     }
@@ -42,6 +43,11 @@ pub(super) fn refuse_waiting(disks: &[(u32, u32)]) -> Result<(), Reason> {
 /// The disks of all these devices.
 pub(super) fn disks_of(devices: &[DeviceState]) -> Vec<(u32, u32)> {
     devices.iter().flat_map(|device| device.disks.clone()).collect()
+}
+
+/// The devices that carry the origins of these.
+pub(super) fn carriers_of(devices: &[DeviceState]) -> Vec<u32> {
+    devices.iter().filter_map(|device| Some(device.carrier()?.id)).collect()
 }
 
 /// Checks, as far as possible beforehand, that a waiting device can be taken over. Nothing is
@@ -92,7 +98,8 @@ pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), 
     let DeviceState { name, id, cookie, .. } = wanted;
     refuse_unless_waiting(&mut control, *id, *cookie)
         .map_err(|why| not_recovered(name, Some(why)))?;
-    refuse_waiting(&wanted.disks).map_err(|why| not_recovered(name, Some(why)))?;
+    let own: Vec<u32> = wanted.carrier().iter().map(|carrier| carrier.id).collect();
+    refuse_waiting(&wanted.disks, &own).map_err(|why| not_recovered(name, Some(why)))?;
     match protocol::ask(server, &Command::RecoverLeftOut { devices: vec![wanted.device()] }) {
         Ok(reply) => taken_over(reply, std::slice::from_ref(wanted)),
         Err(error) => Err(not_recovered(name, Some(error.into()))),

@@ -6,8 +6,8 @@ use dm_targets::table::{Table, TargetParams};
 use serde::{Deserialize, Serialize};
 
 use super::cow::Cow;
+use super::device_ref::DeviceRef;
 use super::known::{KnownDisk, KnownDisks};
-use crate::failure::Reason;
 
 /// How a device is served, whatever its table is. Fixed when the kernel adds the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,21 +137,6 @@ mod table_line {
     }
 }
 
-/// A device as commands name it. Between a look at the devices and the command, a number can pass
-/// to another device; the cookie, which the kernel keeps with the device, cannot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceRef {
-    pub id: u32,
-    pub cookie: u64,
-}
-
-impl DeviceRef {
-    /// Why a device with this number but another cookie is left alone.
-    pub fn replaced(self) -> Reason {
-        format!("/dev/ublkb{} is now another device; see `ublk-dm list`", self.id).into()
-    }
-}
-
 /// A device of a server, and how to make it again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceState {
@@ -186,5 +171,17 @@ impl DeviceState {
     /// The device as commands name it.
     pub fn device(&self) -> DeviceRef {
         DeviceRef { id: self.id, cookie: self.cookie }
+    }
+
+    /// The disks of its table that its server opens: all but a device that carries its origin.
+    pub fn opened(&self) -> Vec<String> {
+        let mut words = self.spec.table.params.devices();
+        words.retain(|word| self.known.get(word).is_none_or(|known| known.device.is_none()));
+        words
+    }
+
+    /// The device of the same server that carries its origin.
+    pub fn carrier(&self) -> Option<DeviceRef> {
+        self.known.values().find_map(|known| known.device)
     }
 }

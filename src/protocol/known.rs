@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::cow::Which;
+use super::device_ref::DeviceRef;
 
 /// Where the bytes of a disk finally lie, below loop devices and partitions, in this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,12 @@ pub struct KnownDisk {
     /// It had other users when it was opened with force; not recorded by earlier versions.
     #[serde(default)]
     pub shared: bool,
+    /// It is a device of the same server, which carries the origin that this disk is: it is not
+    /// opened. A server that does not know this would wait for itself ([`State`]).
+    ///
+    /// [`State`]: crate::rundir::State
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceRef>,
 }
 
 impl KnownDisk {

@@ -4,7 +4,8 @@ use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
-use super::device::{DeviceRef, DeviceSpec, DeviceState};
+use super::device::{DeviceSpec, DeviceState};
+use super::device_ref::DeviceRef;
 use super::problem::Problem;
 use super::report::DeviceReport;
 use crate::failure::{Failure, Reason};

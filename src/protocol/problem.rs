@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::device::{DeviceRef, DeviceState};
+use super::device::DeviceState;
+use super::device_ref::DeviceRef;
 use crate::failure::Failure;
 
 /// A failure with the device that it concerns.

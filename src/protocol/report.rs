@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::device::DeviceRef;
+use super::device_ref::DeviceRef;
 
 /// Everything that is shown of a device.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -15,8 +15,11 @@ use super::durable;
 use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceState;
 
-/// Version of the file; a program reads only its own.
+/// Version of the file; a program reads only what it knows.
 const VERSION: u32 = 1;
+/// The version of a file with a device that carries another one's origin: a server that ignored
+/// that would open its own waiting device, which never answers.
+const CARRYING: u32 = 2;
 
 /// What a server leaves for its successor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,7 +40,9 @@ struct Version {
 impl State {
     /// The state of this process in this boot.
     pub fn new(boot_id: String, devices: Vec<DeviceState>) -> State {
-        State { version: VERSION, boot_id, pid: std::process::id(), devices }
+        let carries = devices.iter().any(|device| device.carrier().is_some());
+        let version = if carries { CARRYING } else { VERSION };
+        State { version, boot_id, pid: std::process::id(), devices }
     }
 
     /// Parses a state file; `None`: it is from another boot, so none of its devices is left.
@@ -47,9 +52,11 @@ impl State {
     pub fn parse(bytes: &[u8], boot_id: &str) -> Result<Option<State>, String> {
         let damaged = |error: serde_json::Error| format!("damaged: {error}");
         match serde_json::from_slice::<Version>(bytes).map_err(damaged)?.version {
-            Some(VERSION) => {}
+            Some(VERSION | CARRYING) => {}
             Some(version) => {
-                return Err(format!("of version {version}; this program reads version {VERSION}"));
+                return Err(format!(
+                    "of version {version}; this program reads versions {VERSION} and {CARRYING}"
+                ));
             }
             None => {
                 return Err(

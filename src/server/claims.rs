@@ -9,7 +9,12 @@ use crate::ublk::{Control, DeviceState as State, device};
 
 /// How an open disk is recognized, here and by later servers.
 pub fn known(disk: &OpenDisk) -> KnownDisk {
-    let storage::Known { name, number, place } = disk.known.clone();
+    known_as(disk.known.clone())
+}
+
+/// The same for a disk that is not open.
+pub fn known_as(known: storage::Known) -> KnownDisk {
+    let storage::Known { name, number, place } = known;
     KnownDisk { name, number, place, ..KnownDisk::default() }
 }
 

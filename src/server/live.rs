@@ -30,7 +30,7 @@ use crate::rundir::{RunDir, family_key};
 use crate::storage::silent;
 use crate::storage::{
     Access, Claim, DiskId, Ground, OpenDisk, OpenError, OpenErrorKind, Standing, Through, circle,
-    new_store_id,
+    new_store_id, node,
 };
 use crate::ublk::{Control, DeviceInfo, Params, apart, device};
 use files::Files;
@@ -230,6 +230,11 @@ impl Machine for Live {
             let closed = thread.remove(id, outlived).await.map_err(Reason::from);
             Removed { closed, is_left: merge.and_then(|merge| merge.is_left()) }
         })
+    }
+
+    fn node(&self, id: u32) -> Option<(DiskId, KnownDisk)> {
+        let (disk, known) = node(&format!("{}{id}", device::BLOCK_PATH))?;
+        Some((disk, claims::known_as(known)))
     }
 
     fn disk_at(&self, path: &str) -> Option<DiskId> {

@@ -46,6 +46,12 @@ pub fn ublk_devices_below(numbers: &[(u32, u32)]) -> BTreeSet<u32> {
     below(Path::new(SYSFS), &mountinfo(), numbers, &Through::new()).ublk
 }
 
+/// N, if a disk is `/dev/ublkbN`.
+pub fn ublk_number(disk: DiskId) -> Option<u32> {
+    let DiskId::Block { major, minor } = disk else { return None };
+    ublk_id(&Path::new(SYSFS).join(format!("{major}:{minor}")))
+}
+
 /// The first of a target's disks that is above a device of its own server (`own`), or above another
 /// of the disks, through any number of layers: a write to the upper one would first have to be
 /// written to the lower one.

@@ -15,7 +15,9 @@ pub mod signature;
 pub mod silent;
 pub mod word;
 
-pub use below::{Ground, Standing, Through, circle, number_of_mount, ublk_devices_below};
+pub use below::{
+    Ground, Standing, Through, circle, number_of_mount, ublk_devices_below, ublk_number,
+};
 pub use busy::user_of;
 pub use error::{OpenError, OpenErrorKind};
 pub use id::DiskId;
@@ -24,5 +26,5 @@ pub use identity::name_of_leg;
 pub use identity::{are_of_one_kind, certainly_differ, lasting_name_of, new_store_id};
 pub use limits::Limits;
 pub use names::{lasting_name, leg_name, name_at, names_of};
-pub use open::{Access, Claim, Known, OpenDisk, size_now};
+pub use open::{Access, Claim, Known, OpenDisk, node, size_now};
 pub use opening::opening;

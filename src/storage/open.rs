@@ -85,6 +85,20 @@ pub struct Known {
     pub place: Place,
 }
 
+impl Known {
+    fn of(path: &Path, id: DiskId, metadata: &Metadata) -> Known {
+        let (name, number) = (disk_name(path, id), number_in_boot(id, metadata));
+        Known { name, number, place: place(id, metadata) }
+    }
+}
+
+/// A block device that is not opened: its identity, and how it is recognized.
+pub fn node(path: &str) -> Option<(DiskId, Known)> {
+    let (path, metadata) = (Path::new(path), std::fs::metadata(path).ok()?);
+    let id = DiskId::of(&metadata).filter(|id| matches!(id, DiskId::Block { .. }))?;
+    Some((id, Known::of(path, id, &metadata)))
+}
+
 impl OpenDisk {
     /// Opens a block device or a regular file.
     ///
@@ -112,11 +126,7 @@ impl OpenDisk {
         if limits.read_only && access == Access::ReadWrite {
             return Err(fail(OpenErrorKind::ReadOnly));
         }
-        let known = Known {
-            name: disk_name(path, id),
-            number: number_in_boot(id, &opened),
-            place: place(id, &opened),
-        };
+        let known = Known::of(path, id, &opened);
         let path = path.to_owned();
         Ok(OpenDisk { file, path, id, access, buffered, size_sectors, limits, known })
     }

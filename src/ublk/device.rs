@@ -12,7 +12,7 @@ use libublk::sys;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use self::limits::MAX_IO_BYTES;
-pub use self::limits::{check_fits, discard_of_chunks, params};
+pub use self::limits::{as_disk, check_fits, discard_of_chunks, params};
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::DeviceOptions;
 use crate::storage::DiskId;

@@ -69,7 +69,7 @@ pub(super) fn devices(devices: &[DeviceState]) -> Result<(), Reason> {
             let why = format!("{name}: it waits for a server; {hint}");
             return Err(Failure::new(Kind::Refused, why));
         }
-        disks.extend(device.spec.table.params.devices());
+        disks.extend(device.opened());
     }
     if let Some(disk) = silent::silent(&disks).first() {
         return Err(silent::no_answer(disk));

@@ -206,7 +206,7 @@ fn wait_until_left(devices: &[DeviceState]) -> Result<(), Reason> {
 fn wait_until_closed(devices: &[DeviceState]) {
     let words = devices.iter().flat_map(|device| {
         let is_shared = |word: &String| device.known.get(word).is_some_and(|known| known.shared);
-        device.spec.table.params.devices().into_iter().filter(move |word| !is_shared(word))
+        device.opened().into_iter().filter(move |word| !is_shared(word))
     });
     let end = Instant::now() + CLOSING_LIMIT;
     for word in words.collect::<BTreeSet<_>>() {

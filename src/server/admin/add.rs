@@ -12,7 +12,6 @@ use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
 use super::devices::Device;
-use super::devices::changes_origin;
 use super::held::Held;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
@@ -35,7 +34,10 @@ impl<M: Machine> Administrator<M> {
         id: Option<u32>,
         spec: DeviceSpec,
     ) -> Result<Reply, Reason> {
-        Silent::on(&self.machine, spec.table.params.devices())?;
+        let mut disks = spec.table.params.devices();
+        // A device of this server is not opened.
+        disks.retain(|disk| !matches!(self.carrier_at(disk, None), Ok(Some(_))));
+        Silent::on(&self.machine, disks)?;
         let prepared = self.prepare(spec, name.as_deref(), None)?;
         let info = self.make(&prepared, id)?;
         let mut state = prepared.state(&info, "");
@@ -79,10 +81,12 @@ impl<M: Machine> Administrator<M> {
         let prepared = match spec.table.params.clone() {
             TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
             TargetParams::SnapshotMerge(snapshot) => {
+                self.refuse_origins_device(&snapshot.origin, again)?;
                 self.refuse_second_origin(&snapshot.origin, again.is_some())?;
                 self.prepare_snapshot(&snapshot, spec, name, again)
             }
             TargetParams::SnapshotOrigin { origin } => {
+                self.refuse_origins_device(&origin, again)?;
                 self.refuse_second_origin(&origin, again.is_some())?;
                 self.prepare_origin(&origin, spec, again)
             }
@@ -236,7 +240,7 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(), Reason> {
         let _directory = self.machine.records().lock()?;
         self.refuse_claimed(&prepared.deps, &prepared.spec)?;
-        if changes_origin(&prepared.spec) {
+        if self.changes_origin(state.id, &prepared.spec) {
             self.lose_left_out(None)?;
         }
         let mut taken = self.machine.records().names_beside()?;

@@ -8,7 +8,7 @@ use dm_targets::table::TargetParams;
 
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{Cow, KnownDisk, KnownDisks, Place};
-use crate::protocol::{DeviceSpec, DeviceState};
+use crate::protocol::{DeviceRef, DeviceSpec, DeviceState};
 use crate::storage::DiskId;
 use crate::ublk::DeviceInfo;
 
@@ -51,6 +51,11 @@ impl Deps {
     /// Whether the device uses a disk.
     pub(super) fn has(&self, disk: DiskId) -> bool {
         self.0.values().any(|(id, _)| *id == disk)
+    }
+
+    /// The device of the same server that carries the origin.
+    pub(super) fn carrier(&self) -> Option<DeviceRef> {
+        self.0.values().find_map(|(_, known)| known.device)
     }
 
     /// Forgets the disks that a table does not name.

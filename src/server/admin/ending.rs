@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 use super::deferred::canceled_with;
 use super::devices::Device;
-use super::devices::changes_origin;
 use super::machine::{Machine, Removed, Thread, Waited};
 use super::mutant::{self, Mutant};
 use super::notes::joined;
@@ -151,8 +150,10 @@ impl<M: Machine> Administrator<M> {
             let mut served = ids.iter().filter(|id| self.devices.contains_key(id));
             served.try_for_each(|id| self.machine.not_in_use(*id))?;
         }
+        ids.iter().try_for_each(|id| self.refuse_carrier(*id, ids, "delete that first"))?;
         let mut ids = ids.to_vec();
         origins_first(&mut ids, |id| self.is_origin(id));
+        ids.sort_by_key(|id| self.is_carrier(*id));
         let (mut failed, mut saved, mut notes) = (Vec::new(), Ok(()), Vec::new());
         for id in &ids {
             match self.del_left_out(*id, force) {
@@ -200,7 +201,8 @@ impl<M: Machine> Administrator<M> {
         self.taken.remove(&id);
         if let Some(entry) = self.devices.remove(&id) {
             // The information whether it was written is lost with it.
-            self.origin_changed |= changes_origin(&entry.spec);
+            self.origin_changed |= self.changes_origin(id, &entry.spec);
+            self.forget_carrier(id);
             self.forget_kept(&entry);
             log::info!("{}: deleted", entry.name);
         }
@@ -217,6 +219,7 @@ impl<M: Machine> Administrator<M> {
         let mut others =
             self.devices.keys().filter(|other| **other != id && self.is_origin(**other));
         others.any(|origin| self.machine.not_in_use(*origin).is_err())
+            || !self.is_carrier(id) && self.is_carrier_in_use()
     }
 }
 

@@ -10,7 +10,8 @@ use dm_targets::snapshot::table::Snapshot;
 use dm_targets::table::{Table, TargetParams};
 use dm_targets::target::Target;
 
-use super::devices::{LeftOut, changes_origin, is_origins, is_persistent_snapshot};
+use super::carried::changes_origin_of;
+use super::devices::{LeftOut, is_origins, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
 use super::merging::is_merged;
 use super::mutant::{self, Mutant};
@@ -96,13 +97,14 @@ impl<M: Machine> Administrator<M> {
 
     /// The name of another device of this family that is the origin's, served or waiting.
     fn other_origin(&self, id: u32) -> Option<String> {
-        let served =
-            self.devices.iter().filter(|(other, entry)| **other != id && entry.is_origin());
+        let is_it =
+            |other: u32, is_origin: bool| other != id && (is_origin || self.is_carrier(other));
+        let served = self.devices.iter().filter(|(id, entry)| is_it(**id, entry.is_origin()));
         let served = served.map(|(_, entry)| &entry.name);
         let left = self
             .left_out
             .values()
-            .filter(|left| left.device.id != id && left.waits && is_origins(&left.device.spec));
+            .filter(|left| left.waits && is_it(left.device.id, is_origins(&left.device.spec)));
         served.chain(left.map(|left| &left.device.name)).next().cloned()
     }
 }
@@ -170,14 +172,15 @@ pub fn left_by_dead_server(
     match &deleted.spec.table.params {
         // As it is recorded, see `record_left_behind`.
         TargetParams::SnapshotMerge(merge)
-            if is_told() && (deleted.lost || others.any(|other| changes_origin(&other.spec))) =>
+            if is_told()
+                && (deleted.lost || others.any(|other| changes_origin_of(deleted, other))) =>
         {
             Some(lost_merge(merge))
         }
         _ if deleted.lost => None,
         TargetParams::SnapshotMerge(_) => unmerged(&deleted.spec.table, &deleted.name, MAY_BE_LEFT),
         TargetParams::Snapshot(snapshot) if is_persistent_snapshot(&deleted.spec) => {
-            let changes = staying.iter().find(|device| changes_origin(&device.spec))?;
+            let changes = staying.iter().find(|other| changes_origin_of(deleted, other))?;
             Some(lost(snapshot, &changes.name, block_bytes))
         }
         _ => None,

@@ -345,6 +345,8 @@ pub trait Machine: 'static {
     /// The thread has died.
     fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Removed>, Reason>;
 
+    /// The disk of a device in the kernel, and how it is recognized later. It is not opened.
+    fn node(&self, id: u32) -> Option<(DiskId, KnownDisk)>;
     /// The disk that a path leads to, if there is one.
     fn disk_at(&self, path: &str) -> Option<DiskId>;
     /// Opens a disk.

@@ -6,6 +6,7 @@
 //! fails reports what it leaves behind.
 
 mod add;
+mod carried;
 mod deferred;
 mod departures;
 pub mod devices;
@@ -17,6 +18,7 @@ pub mod held;
 mod keeping;
 mod kernel;
 mod left_alone;
+mod levels;
 mod lost;
 pub mod machine;
 mod merge;
@@ -68,6 +70,7 @@ impl<M: Machine> Administrator<M> {
         if !matches!(command, Command::RecoverLeftOut { .. }) {
             self.notice_stolen();
         }
+        self.refuse_on_carrier(&command)?;
         match command {
             Command::Add { name, id, spec } => self.add(name, id, spec),
             Command::Recover(devices) => self.recover_coming(devices, false),

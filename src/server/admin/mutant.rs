@@ -56,6 +56,16 @@ pub enum Mutant {
     OverlapUnseen,
     /// The second device on a disk has a handle of its own, without a claim.
     BesideUnclaimed,
+    /// A device is deleted under its snapshots.
+    CarrierEnds,
+    /// A command waits for what a suspended device holds.
+    HeldAwaited,
+    /// The device that carries an origin is found by its number alone.
+    CarrierByNumber,
+    /// A device is live under a later server without the origin that snapshots have left.
+    NotCarriedAgain,
+    /// A device that carries an origin is taken over, and snapshots that are not count as valid.
+    CarrierStartedFirst,
     /// The suspended state of a device is not recorded.
     SuspendNotRecorded,
     /// A device is recorded in the state file only after it has been started.

@@ -25,7 +25,8 @@ impl<M: Machine> Administrator<M> {
         device: DeviceState,
     ) -> Result<(), Problem> {
         let DeviceState { id, ref name, suspended, ref loaded, .. } = device;
-        let started = self.machine.start(id, true);
+        let carried = self.carry_again(&device);
+        let started = carried.and_then(|()| self.machine.start(id, true));
         drop(self.keep(prepared, info, name.clone()));
         if let Some(entry) = self.devices.get_mut(&id) {
             (entry.suspended, entry.loaded) = (suspended, loaded.clone());
@@ -50,7 +51,7 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn start_waiting(&mut self, ids: &[u32]) -> Vec<Problem> {
         let waits = |id: &&u32| self.devices.get(id).is_some_and(|entry| entry.waits);
         let mut ids: Vec<u32> = ids.iter().filter(waits).copied().collect();
-        ids.sort_by_key(|id| self.is_origin(*id));
+        ids.sort_by_key(|id| self.is_origin(*id) || self.is_carrier(*id));
         let problems = ids.into_iter().filter_map(|id| self.start_one(id).err()).collect();
         self.publish();
         problems
@@ -64,7 +65,10 @@ impl<M: Machine> Administrator<M> {
             // An earlier attempt, no longer waited for, has succeeded.
             Ok(Some(info)) if info.state == DiskState::Live => Ok(()),
             Ok(Some(info)) if info.state == DiskState::Dead => Err(no_longer_waits(id, &info)),
-            Ok(Some(_)) => self.machine.start(id, true),
+            Ok(Some(_)) => {
+                let carried = self.carry_again(&device);
+                carried.and_then(|()| self.machine.start(id, true))
+            }
         };
         started.map_err(|why| not_started(&device, why))?;
         if let Some(entry) = self.devices.get_mut(&id) {

@@ -10,7 +10,8 @@ use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
-use super::devices::{Directory, changes_origin, is_persistent_snapshot};
+use super::carried::changes_origin_of;
+use super::devices::{Directory, is_persistent_snapshot};
 use super::left_alone::unmerged_of;
 use super::machine::{Losses, Machine, OpenDisk, Records, Thread};
 use super::merging::is_merged;
@@ -161,6 +162,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     fn complete(&mut self, device: &DeviceState) -> Result<(), Incomplete> {
+        self.completes = true;
         if matches!(device.spec.table.params, TargetParams::Mirror(_)) {
             return self.keep_legs_left(device).map_err(|why| Incomplete { why, owed: false });
         }
@@ -216,7 +218,7 @@ pub fn record_left_behind<M: Machine>(
     if staying.is_empty() && is_done {
         return Ok(());
     }
-    if !staying.iter().any(|device| changes_origin(&device.spec)) {
+    if !staying.iter().any(|other| changes_origin_of(deleted, other)) {
         // A later server may add the origin.
         return record_departure(machine, deleted).map(drop).map_err(|why| {
             why.context(format!(

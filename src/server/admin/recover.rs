@@ -11,8 +11,10 @@
 
 use dm_targets::target::Target;
 
+use super::carried::without_carrier;
 use super::deferred::{self, Begun};
-use super::devices::{Device, LeftOut, changes_origin, is_persistent_snapshot};
+use super::devices::{Device, LeftOut, is_persistent_snapshot};
+use super::levels::{Recovery, not_recovered, now_invalid, served_state};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -50,26 +52,10 @@ impl<M: Machine> Administrator<M> {
         // Until they are live, the files are those of the server that had them.
         self.keep_files = true;
         let devices = self.end_merged(devices);
-        let mut problems = Vec::new();
         let (devices, gone) = self.split_gone(devices)?;
         self.directory.publish_coming(devices.clone());
-        let ready = self.make_all_ready(devices, together, &mut problems)?;
-        let mut served = Vec::new();
-        for (prepared, device) in ready {
-            match self.serve_again(&prepared, &device) {
-                Ok((info, lost)) => {
-                    let own = lost.into_iter().chain(now_invalid(&device));
-                    problems.extend(own.map(|why| Problem::of(&device, why)));
-                    served.push((prepared, info, device));
-                }
-                Err(why) if together => {
-                    self.give_back(served);
-                    return Err(not_recovered(&device, why).why);
-                }
-                Err(why) => problems.push(self.leave_out(device, why)),
-            }
-        }
-        let changes = served.iter().any(|(prepared, ..)| changes_origin(&prepared.spec));
+        let Recovery { served, mut problems, .. } = self.serve_levels(devices, together)?;
+        let changes = served.iter().any(|(new, info, _)| self.changes_origin(info.id, &new.spec));
         problems.extend(self.give_up_gone(&gone, changes)?);
         if !self.left_out.is_empty() && changes && !mutant::is(Mutant::LostAfterStart) {
             self.lose_left_out(None)?;
@@ -78,6 +64,8 @@ impl<M: Machine> Administrator<M> {
             let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
             self.machine.records().write_state(served.chain(left_out).collect())?;
         }
+        let mut served = served;
+        served.sort_by_key(|(_, info, _)| self.is_carrier(info.id));
         for (prepared, info, device) in served {
             problems.extend(self.start_again(prepared, info, device).err());
         }
@@ -91,38 +79,6 @@ impl<M: Machine> Administrator<M> {
         let activates = !together || mutant::is(Mutant::BegunByUpgrade);
         let begun = if activates { self.begin_deferred() } else { Begun::default() };
         Ok(begun.reply(problems))
-    }
-
-    /// Opens the targets of waiting devices, snapshots before origins. Devices that cannot be
-    /// opened are left out, unless all or none are wanted.
-    fn make_all_ready(
-        &mut self,
-        devices: Vec<DeviceState>,
-        together: bool,
-        problems: &mut Vec<Problem>,
-    ) -> Result<Vec<(NewDevice<M>, DeviceState)>, Reason> {
-        let silent = Silent::among(&self.machine, devices.iter());
-        let (mut ready, mut reasons) = (Vec::new(), Vec::new());
-        for device in devices {
-            match silent.refuse(&device).and_then(|()| self.make_ready(&device)) {
-                Ok(prepared) => ready.push((prepared, device)),
-                Err(why) if together => return Err(not_recovered(&device, why).why),
-                Err(why) => {
-                    problems.push(self.leave_out(device, why.clone()));
-                    reasons.push(why);
-                    if mutant::is(Mutant::StopAtFirst) {
-                        break;
-                    }
-                }
-            }
-        }
-        if ready.is_empty() {
-            reasons.dedup();
-            return Err(Failure::all(reasons)
-                .unwrap_or_else(|| "none of its devices exists any more".into()));
-        }
-        ready.sort_by_key(|(prepared, _)| prepared.is_origin());
-        Ok(ready)
     }
 
     /// Separates existing devices from those that another program has deleted.
@@ -193,9 +149,11 @@ impl<M: Machine> Administrator<M> {
             return Ok(problems);
         }
         let held = self.hold_writers(&mut problems)?;
+        let carrier = self.serve_carrier(&ids, &mut problems);
         // Snapshots before their origin, whose waiting requests are resubmitted.
         ids.sort_by_key(|id| {
-            self.left_out.get(id).is_some_and(|left| changes_origin(&left.device.spec))
+            let left = self.left_out.get(id);
+            left.is_some_and(|left| self.changes_origin(*id, &left.device.spec))
         });
         for id in &ids {
             let Some(LeftOut { mut device, for_good, .. }) = self.left_out.get(id).cloned() else {
@@ -208,8 +166,11 @@ impl<M: Machine> Administrator<M> {
                 Err(why) => problems.push(not_recovered(&named, why)),
             }
         }
+        if let Some(carrier) = carrier {
+            self.start_carrier(carrier, &mut problems)?;
+        }
         for id in held {
-            self.let_through(id, true, "recover")?;
+            self.release_writer(id)?;
         }
         problems.extend(self.save().err().map(Problem::from));
         self.keep_files = !self.left_out.is_empty();
@@ -236,7 +197,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Takes over one device. Returns the problems that do not prevent that.
     fn recover_one(&mut self, device: DeviceState) -> Result<Vec<Problem>, Reason> {
-        if changes_origin(&device.spec) && self.left_out.len() > 1 {
+        if self.changes_origin(device.id, &device.spec) && self.left_out.len() > 1 {
             // Snapshots that are still left out are invalid once this device is started.
             self.lose_left_out(Some(device.id))?;
             self.record(None)?;
@@ -251,8 +212,14 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Opens the target of a waiting device. The COW of a lost snapshot is marked first.
-    fn make_ready(&mut self, device: &DeviceState) -> Result<NewDevice<M>, Reason> {
+    pub(super) fn make_ready(&mut self, device: &DeviceState) -> Result<NewDevice<M>, Reason> {
         self.waiting(device.id, device.cookie)?;
+        if let Some(carrier) = device.carrier() {
+            let left = self.left_out.get(&carrier.id);
+            if left.is_some_and(|left| left.device.device() == carrier) {
+                return Err(without_carrier(carrier, left));
+            }
+        }
         if device.lost {
             self.mark_lost(device)?;
         }
@@ -261,7 +228,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Claims a device and serves its queues; no request arrives before it is started. Returns what
     /// is lost by suspending it again: it is served all the same, and its disks are claimed.
-    fn serve_again(
+    pub(super) fn serve_again(
         &mut self,
         prepared: &NewDevice<M>,
         device: &DeviceState,
@@ -279,7 +246,7 @@ impl<M: Machine> Administrator<M> {
         Ok((info, held.err().map(|lost| lost.but(format!("{}: suspended", device.name)))))
     }
 
-    fn leave_out(&mut self, device: DeviceState, why: Failure) -> Problem {
+    pub(super) fn leave_out(&mut self, device: DeviceState, why: Failure) -> Problem {
         let problem = not_recovered(&device, why);
         log::warn!("{}", problem.why);
         let info = self.ours(device.id, device.cookie).ok().flatten();
@@ -331,7 +298,7 @@ impl<M: Machine> Administrator<M> {
     /// Suspends the devices that can change the origin, and determines whether it has changed.
     /// Returns those that were not suspended already. Lost writes are added to `problems`.
     fn hold_writers(&mut self, problems: &mut Vec<Problem>) -> Result<Vec<u32>, Reason> {
-        let writes = |entry: &&Device| changes_origin(&entry.spec);
+        let writes = |entry: &&Device| self.changes_origin(entry.info.id, &entry.spec);
         let writers: Vec<DeviceState> =
             self.devices.values().filter(writes).map(Device::state).collect();
         let mut held = Vec::new();
@@ -340,7 +307,7 @@ impl<M: Machine> Administrator<M> {
             let runs = self.devices.get(&id).is_some_and(|entry| !entry.suspended);
             if runs {
                 held.push(id);
-                match self.hold(id, false, "recover") {
+                match self.hold_writer(id) {
                     Ok(Ok(())) => {}
                     Ok(Err(lost)) => {
                         let lost = lost.context(format!("/dev/ublkb{id}"));
@@ -350,7 +317,7 @@ impl<M: Machine> Administrator<M> {
                     Err(why) => {
                         held.pop();
                         for other in held {
-                            self.let_through(other, true, "recover")?;
+                            self.release_writer(other)?;
                         }
                         let what = format!("/dev/ublkb{id}: its writes cannot be held back");
                         return Err(why.context(what));
@@ -365,31 +332,5 @@ impl<M: Machine> Administrator<M> {
             })?;
         }
         Ok(held)
-    }
-}
-
-fn not_recovered(device: &DeviceState, why: Failure) -> Problem {
-    Problem::of(device, why.context(format!("{}: not recovered", device.name)))
-}
-
-/// The message that a device is served again, but invalid.
-fn now_invalid(device: &DeviceState) -> Option<Reason> {
-    let why = "its origin was changed while its COW could not be opened";
-    device
-        .lost
-        .then(|| format!("{}: it has a server again, but is invalid: {why}", device.name).into())
-}
-
-/// The recorded state of a device that has been taken over.
-fn served_state<M: Machine>(
-    prepared: &NewDevice<M>,
-    info: &DeviceInfo,
-    device: &DeviceState,
-) -> DeviceState {
-    let DeviceState { suspended, loaded, .. } = device;
-    DeviceState {
-        suspended: *suspended,
-        loaded: loaded.clone(),
-        ..prepared.state(info, &device.name)
     }
 }

@@ -33,10 +33,11 @@ impl<M: Machine> Administrator<M> {
         if !mutant::is(Mutant::SnapshotBeforeOrigin) {
             origins_first(&mut ids, |id| self.is_origin(id));
         }
+        ids.sort_by_key(|id| self.is_carrier(*id));
         for id in ids {
             let beside_origin =
                 stays.iter().any(|(other, _)| self.is_origin(*other)) || self.has_waiting_origin();
-            let beside_origin = beside_origin && !self.is_origin(id);
+            let beside_origin = beside_origin && !self.is_origin(id) || self.is_beside_carrier(id);
             let why = || {
                 Failure::from(format!(
                     "/dev/ublkb{id}: its origin is in use, or waits for a server"
@@ -114,6 +115,8 @@ impl<M: Machine> Administrator<M> {
     /// have stored its acknowledged writes: if they do not answer, it waits for another server.
     fn try_end(&mut self, id: u32) -> Result<(), Reason> {
         self.refuse_unfinished(id)?;
+        self.refuse_held(id)?;
+        self.refuse_carrier(id, &[], "that one stays")?;
         self.machine.not_in_use(id)?;
         let Some(entry) = self.devices.get(&id) else { return Ok(()) };
         let (cookie, ran) = (entry.info.target_flags, !entry.suspended);
@@ -143,7 +146,11 @@ impl<M: Machine> Administrator<M> {
     /// writes are complete. If a disk does not answer, they stay on record.
     fn leave_waiting(&mut self, id: u32, why: &Failure) {
         let unfinished = self.refuse_unfinished(id);
-        let held = unfinished.and_then(|()| self.hold(id, true, "shutdown"));
+        // What a suspended device holds cannot end; what is acknowledged stays on record.
+        let held = match self.refuse_held(id) {
+            Ok(()) => unfinished.and_then(|()| self.hold(id, true, "shutdown")),
+            Err(_) => unfinished.map(Ok),
+        };
         if let Err(error) = held.and_then(|held| held) {
             self.lost_at_end = true;
             log::error!("/dev/ublkb{id}: {error}");

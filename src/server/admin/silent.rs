@@ -19,8 +19,7 @@ impl Silent {
         machine: &M,
         devices: impl Iterator<Item = &'a DeviceState>,
     ) -> Silent {
-        let disks: BTreeSet<String> =
-            devices.flat_map(|device| device.spec.table.params.devices()).collect();
+        let disks: BTreeSet<String> = devices.flat_map(DeviceState::opened).collect();
         Silent(machine.silent(&disks))
     }
 

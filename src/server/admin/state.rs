@@ -43,6 +43,10 @@ pub struct Administrator<M: Machine> {
     pub(super) origin_shared: bool,
     /// How the origin's disk is recognized later.
     pub(super) origin_known: KnownDisk,
+    /// The device of this server that carries the origin.
+    pub(super) carrier: Option<DeviceRef>,
+    /// It only completes COWs: an origin that a device of another server carries is not read.
+    pub(super) completes: bool,
     /// Devices that another program has ended and that could not be removed yet.
     pub(super) kept: BTreeSet<u32>,
     /// Snapshots whose targets were closed for a merge that has not begun, with all their disks.
@@ -85,6 +89,8 @@ impl<M: Machine> Administrator<M> {
             origin: None,
             origin_shared: false,
             origin_known: KnownDisk::default(),
+            carrier: None,
+            completes: false,
             kept: BTreeSet::new(),
             taken: BTreeMap::new(),
             left_out: BTreeMap::new(),

@@ -261,6 +261,7 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn load(&mut self, id: u32, mut spec: DeviceSpec) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
         self.refuse_kept(id)?;
+        self.refuse_carrier(id, &[], "its table cannot be replaced")?;
         self.refuse_circle_of(&spec.table.params)?;
         self.refuse_load(id, &spec)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;

@@ -15,17 +15,13 @@ use dm_targets::table::TargetParams;
 
 use super::devices::Device;
 use super::ending::origins_first;
+use super::levels::Again;
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
-use super::new_device::NewDevice;
 use super::state::{Administrator, Ending};
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::DeviceState;
-use crate::ublk::DeviceInfo;
 use crate::ublk::device::is_recoverable;
-
-/// A device that is claimed and served, and not live yet.
-pub(super) type Claimed<M> = (NewDevice<M>, DeviceInfo, DeviceState);
 
 /// Why a device cannot pass to another server, whichever server asks; `None`: it can.
 pub fn stays_with_server(device: &DeviceState, is_recoverable: bool) -> Option<Reason> {
@@ -50,6 +46,8 @@ impl<M: Machine> Administrator<M> {
         self.refuse_to_leave()?;
         let mut ids: Vec<u32> = self.devices.keys().copied().collect();
         origins_first(&mut ids, |id| self.is_origin(id));
+        // A device that is held holds the operations of the snapshots on it.
+        ids.sort_by_key(|id| self.is_carrier(*id));
         if !mutant::is(Mutant::LeftOffRecord) {
             self.record_anew()?;
             self.put_back(&ids)?;
@@ -90,12 +88,13 @@ impl<M: Machine> Administrator<M> {
         if self.ending == Ending::Leaves {
             self.ending = Ending::No;
         }
-        let running: Vec<u32> = self
+        let mut running: Vec<u32> = self
             .devices
             .iter()
             .filter(|(id, entry)| !entry.suspended && self.refuse_unfinished(**id).is_ok())
             .map(|(id, _)| *id)
             .collect();
+        running.sort_by_key(|id| !self.is_carrier(*id));
         let resumed =
             running.into_iter().filter_map(|id| self.let_through(id, true, "upgrade").err());
         Failure::all(resumed.collect()).map_or(Ok(()), Err)
@@ -107,6 +106,9 @@ impl<M: Machine> Administrator<M> {
             let state = entry.state();
             stays_with_server(&state, is_recoverable(&entry.info)).map_or(Ok(()), Err)?;
             self.refuse_unfinished(entry.info.id)?;
+            if !entry.suspended {
+                self.refuse_held(entry.info.id)?;
+            }
         }
         let waiting = self.devices.values().filter(|entry| entry.waits).map(|entry| &entry.name);
         let left_out = self.left_out.values().map(|left| &left.device.name);
@@ -135,7 +137,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Ends this server with devices that it has claimed and that are not live: the kernel takes
     /// them back when the process ends.
-    pub(super) fn give_back(&mut self, claimed: Vec<Claimed<M>>) {
+    pub(super) fn give_back(&mut self, claimed: Vec<Again<M>>) {
         for (prepared, info, device) in claimed {
             let DeviceState { id, name, suspended, loaded, .. } = device;
             drop(self.keep(prepared, info, name));

@@ -58,8 +58,11 @@ impl Patience {
                     return Err("the data thread has died".into());
                 }
             }
-            let oldest = thread.call(|thread| async move { thread.ring.oldest() });
-            let oldest = oldest?;
+            let oldest = thread.call(|thread| async move {
+                // What a device holds that carries an origin is not on the ring.
+                let carried = thread.group.oldest_carried();
+                thread.ring.oldest().into_iter().chain(carried).collect::<Vec<_>>()
+            })?;
             let mut silence = self.silence.borrow_mut();
             if let Some(disk) = silence.longer_than(ANSWER_LIMIT, &oldest, Instant::now()) {
                 return Ok(Waited::Silent(disk, Box::new(move || result.try_recv().ok())));

@@ -61,6 +61,27 @@ pub fn discard_of_chunks(chunk: Sectors) -> Discard {
     }
 }
 
+/// The limits of a device as a disk of another one. A flush goes down to all disks below, whatever
+/// they are.
+pub fn as_disk(params: &Params) -> Limits {
+    let has = |attribute: u32| params.attrs & attribute != 0;
+    Limits {
+        logical_block_size: 1 << params.logical_shift,
+        physical_block_size: 1 << params.physical_shift,
+        io_min: 1 << params.io_min_shift,
+        io_opt: 1 << params.io_opt_shift,
+        volatile_cache: true,
+        fua: true,
+        discard_max_bytes: 0,
+        discard_granularity: 0,
+        write_zeroes_max_bytes: 0,
+        dma_alignment: params.dma_alignment_mask.unwrap_or(511), // the block layer's own
+        max_sectors_kb: params.max_sectors / 2,
+        rotational: has(attrs::ROTATIONAL),
+        read_only: has(attrs::READ_ONLY),
+    }
+}
+
 /// A device's limits, from those of the disks below it.
 pub fn params(
     disks: &[&Limits],

@@ -20,10 +20,11 @@ use super::records::{Directory, RecordsOfCow};
 use super::site::Site;
 use super::thread::{SimHandle, SimThread};
 use crate::failure::Reason;
-use crate::protocol::{DeviceOptions, KnownDisk};
+use crate::protocol::{DeviceOptions, KnownDisk, Place};
 use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, Removed, Waited};
 use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
+use crate::ublk::device::BLOCK_PATH;
 use crate::ublk::{DeviceInfo, DeviceState, Params};
 
 /// The machine as a process sees it.
@@ -128,9 +129,10 @@ impl Machine for SimMachine {
             return waited.map(|()| Waited::Done(result));
         }
         let hangs = self.site.disks.iter().find(|slot| slot.hangs.get());
-        match (waited, hangs) {
-            (Err(_), Some(slot)) if !self.site.is_dead() => {
-                Ok(Waited::Silent(slot.path.clone(), Box::new(move || result.borrow_mut().take())))
+        let held = self.thread.group.oldest_carried().into_iter().next().map(|(name, _)| name);
+        match (waited, hangs.map(|slot| slot.path.clone()).or(held)) {
+            (Err(_), Some(disk)) if !self.site.is_dead() => {
+                Ok(Waited::Silent(disk, Box::new(move || result.borrow_mut().take())))
             }
             (Err(why), _) => Err(why),
             (Ok(()), _) => Err("the thread has died".into()),
@@ -286,8 +288,20 @@ impl Machine for SimMachine {
         })
     }
 
+    fn node(&self, id: u32) -> Option<(DiskId, KnownDisk)> {
+        let kernel = self.site.kernel.borrow();
+        let number = kernel.devices.get(&id)?.info.target_flags;
+        let place = Place { on: format!("block 259:{id} {number}"), start: 0, end: u64::MAX };
+        let known = KnownDisk { number, place, ..KnownDisk::default() };
+        Some((DiskId::Block { major: 259, minor: id }, known))
+    }
+
     fn disk_at(&self, path: &str) -> Option<DiskId> {
-        self.site.slot(path).map(id_of)
+        let own = path.strip_prefix(BLOCK_PATH).and_then(|id| id.parse().ok());
+        own.map_or_else(
+            || self.site.slot(path).map(id_of),
+            |minor| Some(DiskId::Block { major: 259, minor }),
+        )
     }
 
     fn open(&self, path: &str, access: Access, claim: Claim) -> Result<SimOpen, OpenError> {

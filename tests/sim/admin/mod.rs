@@ -5,6 +5,9 @@
 mod awaited;
 mod beside;
 mod between;
+mod carried;
+mod carried_refused;
+mod carried_stack;
 mod claims;
 mod commands;
 mod contents;

@@ -62,6 +62,7 @@ mod races;
 mod reattached;
 mod resize;
 mod scale;
+mod stacks;
 mod stands;
 mod tables;
 mod unrecorded;
@@ -121,6 +122,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     whose::cases,
     reattached::cases,
     claims::cases,
+    stacks::cases,
     stands::cases,
     copy::cases,
     errors::cases,

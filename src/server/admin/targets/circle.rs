@@ -3,6 +3,7 @@
 //! disk would wait for itself, and after the server's death neither device could be recovered: such
 //! a disk is refused before the server opens any.
 
+use dm_targets::snapshot::table::Snapshot;
 use dm_targets::table::TargetParams;
 
 use crate::failure::Reason;
@@ -33,6 +34,22 @@ impl<M: Machine> Administrator<M> {
         let stay = mirror.legs.iter().enumerate().filter(|(at, _)| Some(*at) != place);
         let others = stay.map(|(_, other)| other.device.as_str()).chain(mirror.log_device());
         self.refuse_circle(&std::iter::once(leg).chain(others).collect::<Vec<_>>())
+    }
+
+    /// The same for a snapshot. If a device of this server carries its origin, the COW stands
+    /// neither on that device nor on one of its disks.
+    pub(super) fn refuse_circle_of_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        table: &TargetParams,
+    ) -> Result<(), Reason> {
+        let Some(carrier) = self.carrier_at(&snapshot.origin, None)? else {
+            return self.refuse_circle_of(table);
+        };
+        let below = self.devices.get(&carrier.id).map(|entry| entry.spec.table.params.devices());
+        let below = below.unwrap_or_default();
+        let disks = std::iter::once(snapshot.cow.as_str()).chain(below.iter().map(String::as_str));
+        self.refuse_circle(&disks.collect::<Vec<_>>())
     }
 
     fn refuse_circle(&self, words: &[&str]) -> Result<(), Reason> {

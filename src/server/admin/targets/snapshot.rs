@@ -62,7 +62,7 @@ impl<M: Machine> Administrator<M> {
         again: Option<&KnownDisks>,
     ) -> Result<NewDevice<M>, Reason> {
         if again.is_none() {
-            self.refuse_circle_of(&spec.table.params)?;
+            self.refuse_circle_of_snapshot(snapshot, &spec.table.params)?;
         }
         let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, spec.force, again)?;
         check_length(
@@ -186,8 +186,12 @@ impl<M: Machine> Administrator<M> {
         force: bool,
         again: Option<&KnownDisks>,
     ) -> Result<(DiskId, Limits, bool), Reason> {
+        if let Some(carrier) = self.carrier_at(path, again)? {
+            return self.claim_carried(path, carrier, again);
+        }
         if let Some((id, limits, read_only)) = self.origin {
             if self.is_open(id)? {
+                self.refuse_other_origin(path)?;
                 refuse_foreign_disk(path, again, &self.origin_known)?;
                 return Ok((id, limits, read_only));
             }

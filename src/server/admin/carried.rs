@@ -1,0 +1,329 @@
+//! Snapshots of a device of the same server: the device *carries* their origin, and its own users
+//! write through that origin. Such a snapshot is reached with one hop, and its origin needs no
+//! other device.
+//!
+//! Rules kept here: I5 and I9 (whoever writes to such a device changes the origin, so the device
+//! counts as the origin's wherever it matters what becomes of snapshots; it carries the origin
+//! again before it is live under a later server, if a snapshot is or was on it). The device is
+//! identified by its cookie, in the records of its snapshots. It ends after them. While it is
+//! suspended, the operations of its snapshots wait, so no command waits for these.
+
+use std::rc::Rc;
+
+use dm_targets::table::TargetParams;
+
+use super::devices::{self, Device, LeftOut, no_device};
+use super::machine::{Machine, Records, Thread};
+use super::mutant::{self, Mutant};
+use super::state::Administrator;
+use super::waiting::Errand;
+use crate::failure::Reason;
+use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, KnownDisk, KnownDisks};
+use crate::rundir::departed::Departure;
+use crate::storage::{DiskId, Limits};
+use crate::ublk::device::{BLOCK_PATH, as_disk, replaced};
+
+/// What opening an origin returns: its disk, the disk's limits, and whether it is read-only.
+type Claimed = (DiskId, Limits, bool);
+
+impl<M: Machine> Administrator<M> {
+    /// The device that carries the family's origin, served or not.
+    pub(super) fn carrier(&self) -> Option<DeviceRef> {
+        let left = self.left_out.values().map(|left| &left.device);
+        let undone = self.undone_later.iter().map(|new| &new.state);
+        let recorded = || left.chain(undone).find_map(DeviceState::carrier);
+        let served = || self.devices.values().find_map(|entry| entry.deps.carrier());
+        self.carrier.or_else(served).or_else(recorded)
+    }
+
+    /// Whether a device carries the family's origin.
+    pub(super) fn is_carrier(&self, id: u32) -> bool {
+        self.carrier().is_some_and(|carrier| carrier.id == id)
+    }
+
+    /// Whether the users of a device can change the family's origin.
+    pub(super) fn changes_origin(&self, id: u32, spec: &DeviceSpec) -> bool {
+        use TargetParams::{Snapshot, SnapshotMerge, SnapshotOrigin};
+        let shares =
+            matches!(spec.table.params, Snapshot(_) | SnapshotMerge(_) | SnapshotOrigin { .. });
+        match self.carrier() {
+            Some(carrier) if !shares => carrier.id == id,
+            _ => devices::changes_origin(spec),
+        }
+    }
+
+    /// The name of a device whose origin another device carries: served, waiting, or not undone
+    /// yet.
+    fn carried_by(&self, id: u32, but: &[u32]) -> Option<String> {
+        let served =
+            self.devices.iter().map(|(id, entry)| (*id, entry.deps.carrier(), &entry.name));
+        let left = self.left_out.values().map(|left| &left.device);
+        let undone = self.undone_later.iter().map(|new| &new.state);
+        let waiting = left.chain(undone).map(|one| (one.id, one.carrier(), &one.name));
+        let on_it = |(other, carrier, name): (u32, Option<DeviceRef>, &String)| {
+            let is_on = carrier.is_some_and(|carrier| carrier.id == id) && !but.contains(&other);
+            is_on.then(|| name.clone())
+        };
+        served.chain(waiting).find_map(on_it).filter(|_| !mutant::is(Mutant::CarrierEnds))
+    }
+
+    /// Refuses a command that would end a device under its snapshots; `but`: those that end too.
+    pub(super) fn refuse_carrier(&self, id: u32, but: &[u32], what: &str) -> Result<(), Reason> {
+        self.carried_by(id, but).map_or(Ok(()), |upper| {
+            Err(format!("/dev/ublkb{id}: {upper} is a snapshot of it: {what}").into())
+        })
+    }
+
+    /// Refuses a command that would wait for operations which a suspended device holds, and those
+    /// that a carried origin does not have yet.
+    pub(super) fn refuse_on_carrier(&self, command: &Command) -> Result<(), Reason> {
+        let ids: Vec<u32> = match command {
+            Command::Suspend { device, .. } | Command::Resize { device, .. } => vec![device.id],
+            Command::Resume { device } => {
+                let loaded = self.devices.get(&device.id).is_some_and(|one| one.loaded.is_some());
+                if loaded { vec![device.id] } else { Vec::new() }
+            }
+            Command::Del { devices, .. } => devices.iter().map(|device| device.id).collect(),
+            Command::Merge { device, .. } => {
+                return self.on_carrier(device.id).map_or(Ok(()), |carrier| {
+                    let what = "a snapshot of a device of its own server is not merged into it";
+                    Err(format!("/dev/ublkb{}: {what} (/dev/ublkb{})", device.id, carrier).into())
+                });
+            }
+            _ => return Ok(()),
+        };
+        ids.into_iter().try_for_each(|id| self.refuse_held(id))
+    }
+
+    /// The device that carries the origin of a served device.
+    fn on_carrier(&self, id: u32) -> Option<u32> {
+        Some(self.devices.get(&id)?.deps.carrier()?.id)
+    }
+
+    /// Refuses a device whose operations a suspended one holds.
+    pub(super) fn refuse_held(&self, id: u32) -> Result<(), Reason> {
+        let carrier = self.on_carrier(id).and_then(|carrier| self.devices.get(&carrier));
+        match carrier.filter(|carrier| carrier.suspended && !mutant::is(Mutant::HeldAwaited)) {
+            None => Ok(()),
+            Some(Device { name, .. }) => {
+                let what = "is suspended and holds its I/O: resume that one first";
+                Err(format!("/dev/ublkb{id}: {name}, of which it is a snapshot, {what}").into())
+            }
+        }
+    }
+}
+
+impl<M: Machine> Administrator<M> {
+    /// The device of this server that carries the origin at a path, or is to carry it; `again`:
+    /// what the disks of an existing device were.
+    pub(super) fn carrier_at(
+        &self,
+        path: &str,
+        again: Option<&KnownDisks>,
+    ) -> Result<Option<DeviceRef>, Reason> {
+        if let Some(known) = again {
+            return Ok(known.get(path).and_then(|known| known.device));
+        }
+        let Some(DiskId::Block { major, minor }) = self.machine.disk_at(path) else {
+            return Ok(None);
+        };
+        let own = self.devices.values().find(|entry| entry.number == Some((major, minor)));
+        let Some(entry) = own.filter(|entry| can_carry(&entry.spec)) else { return Ok(None) };
+        self.refuse_to_carry(entry).map_err(|why| why.context(path))?;
+        Ok(Some(DeviceRef { id: entry.info.id, cookie: entry.info.target_flags }))
+    }
+
+    /// Why a device cannot carry an origin now.
+    fn refuse_to_carry(&self, entry: &Device) -> Result<(), Reason> {
+        let (id, name) = (entry.info.id, &entry.name);
+        self.refuse_unfinished(id)?;
+        let why = if entry.suspended || entry.waits {
+            format!("{name} is suspended: resume it first")
+        } else if entry.loaded.is_some() {
+            format!("{name} has a table loaded: resume it first")
+        } else if entry.read_only {
+            format!("{name} is read-only: make a snapshot of its disk")
+        } else if self.carrier().is_some_and(|carrier| carrier.id != id) {
+            format!("another device of the server of {name} has snapshots already")
+        } else {
+            return Ok(());
+        };
+        Err(why.into())
+    }
+
+    /// Refuses an origin beside that which a device of this server carries.
+    pub(super) fn refuse_other_origin(&self, path: &str) -> Result<(), Reason> {
+        match self.carrier {
+            None => Ok(()),
+            Some(_) => Err(format!("{path}: its server has another origin").into()),
+        }
+    }
+
+    /// Refuses the device of an origin, or a merge into it, if that is a device of this server.
+    pub(super) fn refuse_origins_device(
+        &self,
+        path: &str,
+        again: Option<&KnownDisks>,
+    ) -> Result<(), Reason> {
+        if self.carrier_at(path, again)?.is_none() {
+            return Ok(());
+        }
+        let what = "a device of the same server needs none, and takes no merge: what is written to \
+                    it is copied to its snapshots";
+        Err(format!("{path}: {what}").into())
+    }
+
+    /// Has a device carry the family's origin. It is not opened and not claimed: whoever writes to
+    /// it changes the origin.
+    pub(super) fn claim_carried(
+        &mut self,
+        path: &str,
+        carrier: DeviceRef,
+        again: Option<&KnownDisks>,
+    ) -> Result<Claimed, Reason> {
+        if self.completes {
+            return self.claim_stand_in(path, again);
+        }
+        let DeviceRef { id, cookie } = carrier;
+        if self.ours(id, cookie)?.is_none() && !mutant::is(Mutant::CarrierByNumber) {
+            return Err(replaced(id));
+        }
+        let (disk, known) = self.machine.node(id).ok_or_else(|| no_device(id))?;
+        let known = KnownDisk { device: Some(carrier), ..known };
+        let limits = as_disk(&self.machine.params(id)?);
+        self.carry(id, disk, &known, path)?;
+        self.origin_known = known;
+        self.origin = Some((disk, limits, false));
+        (self.origin_shared, self.carrier) = (false, Some(carrier));
+        Ok((disk, limits, false))
+    }
+
+    /// Has a device carry an origin that knows the snapshots which have left it.
+    fn carry(
+        &mut self,
+        id: u32,
+        disk: DiskId,
+        known: &KnownDisk,
+        path: &str,
+    ) -> Result<(), Reason> {
+        let departures = self.departures_of(known)?;
+        let (key, path) = (disk.key(), path.to_owned());
+        let errand = Errand { id: None, verb: "add", keeps_server: false };
+        let job = move |thread: Rc<M::Thread>| async move {
+            thread.group().carry(id, key, &path).await.map(drop)
+        };
+        self.wait_for(errand, job, |_, _| {})??;
+        self.restore_departures_of(disk, departures)
+    }
+
+    fn departures_of(&self, known: &KnownDisk) -> Result<Vec<Departure>, Reason> {
+        self.machine.records().departures(&known.name, known.number)
+    }
+
+    /// Has a device that is about to be started again carry its origin if a snapshot has left that
+    /// or was left out: the loss is recorded with the next change by the device's users.
+    pub(super) fn carry_again(&mut self, device: &DeviceState) -> Result<(), Reason> {
+        if !can_carry(&device.spec) || mutant::is(Mutant::NotCarriedAgain) {
+            return Ok(());
+        }
+        let Some((_, known)) = self.machine.node(device.id) else { return Ok(()) };
+        if self.carrier == Some(device.device()) || self.departures_of(&known)?.is_empty() {
+            return Ok(());
+        }
+        let path = format!("{BLOCK_PATH}{}", device.id);
+        let before = (self.origin, self.origin_known.clone(), self.carrier);
+        self.claim_carried(&path, device.device(), None)?;
+        if before.2.is_some() {
+            // Another one has snapshots.
+            (self.origin, self.origin_known, self.carrier) = before;
+        }
+        Ok(())
+    }
+
+    /// An origin for a snapshot that is only completed, of which nothing is read: the device that
+    /// carried it has no server here.
+    fn claim_stand_in(
+        &mut self,
+        path: &str,
+        again: Option<&KnownDisks>,
+    ) -> Result<Claimed, Reason> {
+        let disk = DiskId::Block { major: 0, minor: 0 };
+        let opened = self.machine.call(move |thread| async move {
+            let zeroes = thread.zeroes()?;
+            drop(thread.group().origin_or(disk.key(), || zeroes));
+            Ok::<_, Reason>(())
+        });
+        opened??;
+        self.origin_known = again.and_then(|known| known.get(path)).cloned().unwrap_or_default();
+        self.origin = Some((disk, Limits::NO_DISK, false));
+        Ok((disk, Limits::NO_DISK, false))
+    }
+
+    /// Holds back what changes the origin through a device: the users of one that carries it, whose
+    /// snapshots continue.
+    pub(super) fn hold_writer(&mut self, id: u32) -> Result<Result<(), Reason>, Reason> {
+        if !self.is_carrier(id) {
+            return self.hold(id, false, "recover");
+        }
+        let job = move |thread: Rc<M::Thread>| async move {
+            if let Some(device) = thread.group().device(id) {
+                device.hold_users().await;
+            }
+        };
+        let then = move |admin: &mut Administrator<M>, ()| drop(admin.release_writer(id));
+        let held = self.wait_for(Errand::on(id, "recover"), job, then);
+        held.map(Ok).inspect_err(|_| drop(self.release_writer(id)))
+    }
+
+    /// Ends [`Administrator::hold_writer`].
+    pub(super) fn release_writer(&mut self, id: u32) -> Result<(), Reason> {
+        if !self.is_carrier(id) {
+            return self.let_through(id, true, "recover");
+        }
+        self.machine.call(move |thread| async move {
+            if let Some(device) = thread.group().device(id) {
+                device.release_users();
+            }
+        })
+    }
+
+    /// The family's origin has ended with the device that carried it.
+    pub(super) fn forget_carrier(&mut self, id: u32) {
+        if self.carrier.is_some_and(|carrier| carrier.id == id) {
+            (self.carrier, self.origin) = (None, None);
+        }
+    }
+
+    /// Whether a snapshot is kept by a server that ends, because its origin will be written.
+    pub(super) fn is_beside_carrier(&self, id: u32) -> bool {
+        let is_carried = self.on_carrier(id).is_some() && !mutant::is(Mutant::SnapshotBeforeOrigin);
+        is_carried && self.is_carrier_in_use()
+    }
+
+    /// Whether the device that carries the origin is in use: it will be written.
+    pub(super) fn is_carrier_in_use(&self) -> bool {
+        let carrier = self.carrier().filter(|carrier| self.devices.contains_key(&carrier.id));
+        carrier.is_some_and(|carrier| self.machine.not_in_use(carrier.id).is_err())
+    }
+}
+
+/// Whether a device with such a table can carry an origin.
+fn can_carry(spec: &DeviceSpec) -> bool {
+    use TargetParams::{Linear, Mirror, Segments};
+    matches!(spec.table.params, Mirror(_) | Linear(_) | Segments(_))
+}
+
+/// Whether a device can change the origin of another one of its family, which may have no server.
+pub(super) fn changes_origin_of(device: &DeviceState, other: &DeviceState) -> bool {
+    match device.carrier() {
+        Some(carrier) if other.carrier() != Some(carrier) => other.device() == carrier,
+        _ => devices::changes_origin(&other.spec),
+    }
+}
+
+/// Why a device is left out whose origin is carried by one that has no server.
+pub(super) fn without_carrier(carrier: DeviceRef, left: Option<&LeftOut>) -> Reason {
+    let name =
+        left.map_or_else(|| format!("/dev/ublkb{}", carrier.id), |it| it.device.name.clone());
+    format!("it is a snapshot of {name}, which has no server: recover that one with it").into()
+}

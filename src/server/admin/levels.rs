@@ -1,0 +1,185 @@
+//! Taking over devices in two levels: those that carry origins, and what stands on them.
+//!
+//! Rule kept here: I5 and I9. A device that carries an origin has its target before the origin's
+//! snapshots have, and is started after them: its users' waiting requests must find all snapshots.
+
+use super::carried::without_carrier;
+use super::devices::Device;
+use super::machine::{Machine, Records};
+use super::mutant::{self, Mutant};
+use super::new_device::NewDevice;
+use super::silent::Silent;
+use super::state::Administrator;
+use crate::failure::{Failure, Reason};
+use crate::protocol::{DeviceState, Problem};
+use crate::ublk::DeviceInfo;
+
+/// A device of a dead server that is served again and not started: its target, what the kernel says
+/// of it, and its recorded state.
+pub(super) type Again<M> = (NewDevice<M>, DeviceInfo, DeviceState);
+
+/// What has become of a dead server's devices.
+pub(super) struct Recovery<M: Machine> {
+    pub(super) served: Vec<Again<M>>,
+    pub(super) problems: Vec<Problem>,
+    /// Why targets could not be opened.
+    pub(super) reasons: Vec<Reason>,
+}
+
+impl<M: Machine> Default for Recovery<M> {
+    fn default() -> Recovery<M> {
+        Recovery { served: Vec::new(), problems: Vec::new(), reasons: Vec::new() }
+    }
+}
+
+impl<M: Machine> Recovery<M> {
+    /// Refuses a device whose origin is carried by one that is not served.
+    fn refuse_left(&self, admin: &Administrator<M>, device: &DeviceState) -> Result<(), Reason> {
+        let Some(carrier) = device.carrier() else { return Ok(()) };
+        let is_served = self.served.iter().any(|(.., lower)| lower.device() == carrier);
+        match is_served || mutant::is(Mutant::CarrierByNumber) {
+            true => Ok(()),
+            false => Err(without_carrier(carrier, admin.left_out.get(&carrier.id))),
+        }
+    }
+}
+
+impl<M: Machine> Administrator<M> {
+    /// Serves devices, and starts none: those that carry origins before those that stand on them.
+    /// With `together` all or none; otherwise those that cannot be served are left out.
+    ///
+    /// # Errors
+    /// None is served. With `together` this server ends then.
+    pub(super) fn serve_levels(
+        &mut self,
+        devices: Vec<DeviceState>,
+        together: bool,
+    ) -> Result<Recovery<M>, Reason> {
+        let silent = Silent::among(&self.machine, devices.iter());
+        let mut recovery = Recovery::default();
+        let (upper, lower): (Vec<_>, Vec<_>) =
+            devices.into_iter().partition(|device| device.carrier().is_some());
+        for level in [lower, upper] {
+            if let Err(why) = self.serve_all(level, together, &silent, &mut recovery) {
+                self.give_back(recovery.served);
+                return Err(why);
+            }
+        }
+        if recovery.served.is_empty() && recovery.problems.len() == recovery.reasons.len() {
+            recovery.reasons.dedup();
+            return Err(Failure::all(recovery.reasons)
+                .unwrap_or_else(|| "none of its devices exists any more".into()));
+        }
+        Ok(recovery)
+    }
+
+    /// Serves devices of one level. With `together` it stops at the first that cannot be served.
+    fn serve_all(
+        &mut self,
+        devices: Vec<DeviceState>,
+        together: bool,
+        silent: &Silent,
+        recovery: &mut Recovery<M>,
+    ) -> Result<(), Reason> {
+        let mut ready = Vec::new();
+        for device in devices {
+            let answers = silent.refuse(&device).and_then(|()| recovery.refuse_left(self, &device));
+            match answers.and_then(|()| self.make_ready(&device)) {
+                Ok(prepared) => ready.push((prepared, device)),
+                Err(why) if together => return Err(not_recovered(&device, why).why),
+                Err(why) => {
+                    recovery.problems.push(self.leave_out(device, why.clone()));
+                    recovery.reasons.push(why);
+                    if mutant::is(Mutant::StopAtFirst) {
+                        break;
+                    }
+                }
+            }
+        }
+        // Snapshots before origins.
+        ready.sort_by_key(|(prepared, _)| prepared.is_origin());
+        for (prepared, device) in ready {
+            match self.serve_again(&prepared, &device) {
+                Ok((info, lost)) => {
+                    let own = lost.into_iter().chain(now_invalid(&device));
+                    recovery.problems.extend(own.map(|why| Problem::of(&device, why)));
+                    recovery.served.push((prepared, info, device));
+                }
+                Err(why) if together => return Err(not_recovered(&device, why).why),
+                Err(why) => recovery.problems.push(self.leave_out(device, why)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves a left-out device that carries the origin of others, which are taken over before the
+    /// device is started.
+    pub(super) fn serve_carrier(
+        &mut self,
+        ids: &[u32],
+        problems: &mut Vec<Problem>,
+    ) -> Option<Again<M>> {
+        let id = self.carrier()?.id;
+        let device = self.left_out.get(&id).filter(|_| ids.contains(&id))?.device.clone();
+        let ready = self.make_ready(&device);
+        let served = ready.and_then(|prepared| {
+            let (info, lost) = self.serve_again(&prepared, &device)?;
+            problems.extend(lost.map(|why| Problem::of(&device, why)));
+            Ok((prepared, info, device.clone()))
+        });
+        match served {
+            Ok(again) => {
+                self.left_out.remove(&id);
+                Some(again)
+            }
+            Err(why) => {
+                problems.push(not_recovered(&device, why));
+                None
+            }
+        }
+    }
+
+    /// Starts it. Snapshots that are still left out are invalid from then on.
+    pub(super) fn start_carrier(
+        &mut self,
+        (prepared, info, device): Again<M>,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), Reason> {
+        if !self.left_out.is_empty() && !mutant::is(Mutant::CarrierStartedFirst) {
+            self.lose_left_out(None)?;
+            let served = self.devices.values().map(Device::state);
+            let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
+            let own = served_state(&prepared, &info, &device);
+            self.machine.records().write_state(served.chain(left_out).chain([own]).collect())?;
+        }
+        problems.extend(self.start_again(prepared, info, device).err());
+        Ok(())
+    }
+}
+
+/// The message that a device has no server yet.
+pub(super) fn not_recovered(device: &DeviceState, why: Failure) -> Problem {
+    Problem::of(device, why.context(format!("{}: not recovered", device.name)))
+}
+
+/// The message that a device is served again, but invalid.
+pub(super) fn now_invalid(device: &DeviceState) -> Option<Reason> {
+    let why = "its origin was changed while its COW could not be opened";
+    device
+        .lost
+        .then(|| format!("{}: it has a server again, but is invalid: {why}", device.name).into())
+}
+
+/// The recorded state of a device that has been taken over.
+pub(super) fn served_state<M: Machine>(
+    prepared: &NewDevice<M>,
+    info: &DeviceInfo,
+    device: &DeviceState,
+) -> DeviceState {
+    let DeviceState { suspended, loaded, .. } = device;
+    DeviceState {
+        suspended: *suspended,
+        loaded: loaded.clone(),
+        ..prepared.state(info, &device.name)
+    }
+}

@@ -1,0 +1,332 @@
+//! Snapshots of a mirror, and of a range, in the same server: lives that are written down, with an
+//! end of the server or of the power at every step.
+
+use dm_targets::request::RequestKind;
+
+use super::carried_stack::{COW, DISK, Do, KEY, Known, LOWER, Lower, Part, Stack, Upper};
+use super::kernel::Device;
+use super::process::Process;
+use crate::protocol::{Command, DeviceRef, DeviceState};
+use crate::server::admin::Ending;
+use crate::ublk::DeviceState as DiskState;
+
+impl Stack {
+    /// Does one step. An `add` that does not end well is completed from the records, if it left a
+    /// device.
+    pub fn act(&mut self, step: Do) -> Result<(), String> {
+        let told = match step {
+            Do::Add(part) => {
+                let shown = self.shown();
+                let added = self.add(part);
+                let device = added.clone().ok().filter(|_| !self.town.site.is_dead());
+                match (part, device) {
+                    (Lower, Some(device)) => self.lower = Some(device),
+                    (Upper, Some(device)) => {
+                        let content = shown.ok_or("a store is used whose origin has changed")?;
+                        self.upper = Some(Known { device, content, owed: true });
+                        self.left = None;
+                    }
+                    _ => {}
+                }
+                added.map(drop)
+            }
+            Do::Del(part, force) => self.del(part, force),
+            Do::Write(part, sector) => {
+                self.write(part, sector);
+                Ok(())
+            }
+            Do::Flush(part) => {
+                let device = self.device(part).ok_or("not there")?;
+                let flushed = self.io(device, RequestKind::Flush, 0, Vec::new());
+                if matches!(flushed, Some(Ok(_))) && !self.town.site.is_dead() {
+                    self.content(part).unwrap().flush();
+                }
+                Ok(())
+            }
+            Do::Suspend(part) => {
+                let device = self.device(part).ok_or("not there")?;
+                self.ask(Command::Suspend { device, noflush: false }).map(drop)
+            }
+            Do::Resume(part) => {
+                let device = self.device(part).ok_or("not there")?;
+                self.ask(Command::Resume { device }).map(drop)
+            }
+            Do::Use(part, in_use) => {
+                self.set_use(part, in_use);
+                Ok(())
+            }
+            Do::Attach(disk, there) => {
+                self.away |= disk == COW;
+                if let (Some(known), COW, true) = (&mut self.upper, disk, self.waits) {
+                    known.owed = false;
+                }
+                self.town.attach(disk, there);
+                Ok(())
+            }
+            Do::Kill => {
+                self.town.kill(KEY);
+                Ok(())
+            }
+            Do::Recover => self.recover(),
+            Do::Terminate => self.terminate(),
+            Do::Steal(part) => self.steal(part),
+        };
+        self.town.say(|| format!("{step:?}: {told:?}"));
+        told
+    }
+
+    fn del(&mut self, part: Part, force: bool) -> Result<(), String> {
+        let device = self.device(part).ok_or("not there")?;
+        let outlived = force || part == Upper && self.is_in_use(Lower);
+        let deleted = self.ask(Command::Del { devices: vec![device], force }).map(drop);
+        if deleted.is_ok() && !self.town.site.is_dead() {
+            self.strike_gone();
+        }
+        if let (Some(known), true) = (&mut self.upper, outlived) {
+            known.owed = false;
+        }
+        deleted
+    }
+
+    fn terminate(&mut self) -> Result<(), String> {
+        let ended = self.ask(Command::Shutdown).map(drop);
+        let leaves = |process: &Process| process.admin.ending() == Ending::Leaves;
+        if self.town.processes.get(KEY).is_some_and(leaves) && !self.town.site.is_dead() {
+            self.town.processes.remove(KEY).unwrap().kill();
+        }
+        if self.lower.is_some() && !self.town.site.is_dead() {
+            let (used, had) = (self.is_in_use(Lower), self.upper.is_some());
+            self.strike_gone();
+            if used && (self.lower.is_none() || had && self.upper.is_none()) {
+                return Err("the end of the server has deleted what is in use".to_owned());
+            }
+        }
+        ended
+    }
+
+    fn steal(&mut self, part: Part) -> Result<(), String> {
+        let DeviceRef { id, .. } = self.device(part).ok_or("not there")?;
+        if let Some(known) = &mut self.upper {
+            known.owed = false;
+        }
+        if let Some(mut device) = self.town.site.kernel.borrow_mut().devices.remove(&id) {
+            device.fail();
+        }
+        self.town.acting = Some(KEY);
+        if let Some(process) = self.town.processes.get_mut(KEY) {
+            process.admin.lose(id);
+        }
+        self.town.reap(KEY);
+        Ok(())
+    }
+
+    /// The server or the power has ended at a step; what users knew is what the records tell.
+    fn crash(&mut self, power: bool, step: Do) {
+        let shown = self.shown();
+        self.town.crash(power);
+        if power {
+            self.disk.power_lost();
+            if let Some(known) = &mut self.upper {
+                known.content.power_lost();
+            }
+            // Whether the device will be the same is not known to any record.
+            let is_kept = |known: &Known| known.owed && !matches!(step, Do::Add(_) | Do::Del(..));
+            let kept = self.upper.take().filter(is_kept);
+            self.left = kept.map(|known| (known.content, false));
+            self.lower = None;
+            return;
+        }
+        self.waits = matches!(step, Do::Write(Lower, _));
+        self.strike_gone();
+        for device in self.left() {
+            let found = device.device();
+            if self.is_dead(found) {
+                continue;
+            }
+            if device.carrier().is_none() {
+                self.lower.get_or_insert(found);
+            } else if self.upper.is_none() && matches!(step, Do::Add(Upper)) {
+                let Some(content) = shown.clone() else { continue };
+                self.upper = Some(Known { device: found, content, owed: false });
+            }
+        }
+        self.lower = self.lower.filter(|device| !self.is_dead(*device));
+        // A server that leaves a snapshot out records that, and the next one cannot know whether
+        // the device has changed.
+        let away = self.away && matches!(step, Do::Recover);
+        let ends = matches!(step, Do::Del(Upper, _) | Do::Terminate);
+        if let (Some(known), true) = (&mut self.upper, away || ends) {
+            known.owed = false;
+        }
+    }
+
+    /// Everything is taken over and judged, changed, judged again, and ends.
+    pub fn end(&mut self) -> Result<(), String> {
+        for disk in 0..self.town.site.disks.len() {
+            self.town.attach(disk, true);
+        }
+        let recovered = self.recover();
+        self.town.say(|| format!("end: recover: {recovered:?}"));
+        if self.lower.is_none() && !self.left().is_empty() {
+            // One that was recorded and never live.
+            return Ok(());
+        }
+        if self.lower.is_none() {
+            self.act(Do::Add(Lower))?;
+            if self.left.as_ref().is_some_and(|(_, changed)| !changed) {
+                self.act(Do::Add(Upper))?;
+            }
+        }
+        self.set_use(Lower, false);
+        self.set_use(Upper, false);
+        for part in [Lower, Upper] {
+            if let Some(device) = self.device(part) {
+                drop(self.ask(Command::Resume { device }));
+            }
+        }
+        for sector in [None, Some(2), Some(5)] {
+            if let Some(sector) = sector {
+                self.write(Lower, sector);
+            }
+            self.judge(Lower)?;
+            self.judge(Upper)?;
+        }
+        let mut all = self.left();
+        all.sort_by_key(|device| device.carrier().is_none());
+        for DeviceState { name, id, cookie, .. } in all {
+            if !self.town.processes.contains_key(KEY) {
+                let deleted = self.town.del_orphan(KEY, id, cookie, true);
+                self.town.say(|| format!("end: del --force {name}: {deleted:?}"));
+                continue;
+            }
+            let devices = vec![DeviceRef { id, cookie }];
+            // A snapshot whose `add` has not come to its store has none to be marked.
+            let deleted = self.ask(Command::Del { devices, force: true });
+            self.town.say(|| format!("end: del {name}: {deleted:?}"));
+        }
+        // What a server did not live to record has never been live.
+        let kernel = self.town.site.kernel.borrow();
+        let is_left = |device: &&Device| device.info.state != DiskState::Dead;
+        let left = kernel.devices.values().filter(is_left).count();
+        let fault = self.town.site.fault.borrow_mut().take();
+        match fault {
+            Some(why) => Err(why),
+            None if left > 0 => Err(format!("{left} devices are left")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Lives a story with an end of the server or of the power at a change, if any. Returns how many
+/// changes there were.
+pub(super) fn live(
+    line: &'static str,
+    story: &[Do],
+    crash: Option<(u64, bool)>,
+    log: bool,
+) -> (u64, Result<(), String>, Vec<String>) {
+    let mut stack = Stack::new(line, log);
+    stack.town.site.shared.lock().unwrap().crash_at = crash.map(|(at, _)| at);
+    for step in story {
+        drop(stack.act(*step));
+        if stack.town.site.is_dead() {
+            stack.crash(crash.is_some_and(|(_, power)| power), *step);
+        }
+    }
+    let changes = stack.town.site.shared.lock().unwrap().changes;
+    stack.town.site.shared.lock().unwrap().crash_at = None;
+    let judged = stack.end();
+    (changes, judged, stack.town.log.take().unwrap_or_default())
+}
+
+/// The stories: the life of a snapshot; one that is suspended and resumed; deleted and continued;
+/// a COW, and the device's disk, that are missing when the server has died.
+pub(super) fn stories() -> Vec<Vec<Do>> {
+    use Do::*;
+    let begun = [Add(Lower), Write(Lower, 0), Write(Lower, 3), Add(Upper)];
+    let of = |rest: &[Do]| begun.iter().chain(rest).copied().collect::<Vec<_>>();
+    vec![
+        of(&[Write(Lower, 0), Write(Lower, 4), Write(Upper, 1), Flush(Upper), Write(Lower, 1)]),
+        of(&[Use(Lower, true), Write(Lower, 0), Kill, Write(Lower, 3), Recover, Write(Lower, 6)]),
+        of(&[Suspend(Lower), Write(Lower, 0), Kill, Recover, Resume(Lower), Write(Lower, 3)]),
+        of(&[Suspend(Upper), Write(Upper, 0), Write(Lower, 3), Resume(Upper), Del(Upper, false)]),
+        of(&[Write(Upper, 1), Del(Upper, false), Add(Upper), Write(Lower, 3)]),
+        of(&[Del(Upper, false), Kill, Recover, Add(Upper), Write(Lower, 3)]),
+        of(&[Write(Lower, 3), Kill, Attach(COW, false), Recover, Attach(COW, true), Recover]),
+        of(&[Kill, Attach(DISK, false), Recover, Attach(DISK, true), Recover, Write(Lower, 3)]),
+        of(&[Use(Lower, true), Write(Lower, 0), Terminate, Recover, Write(Lower, 3)]),
+        of(&[Use(Upper, true), Write(Lower, 0), Terminate, Recover, Write(Lower, 3)]),
+        of(&[Write(Lower, 0), Terminate]),
+        of(&[Write(Lower, 0), Steal(Upper), Write(Lower, 3)]),
+        of(&[Write(Lower, 0), Steal(Lower)]),
+    ]
+}
+
+#[test]
+fn snapshots_of_a_device_of_their_server_live() {
+    for line in LOWER {
+        for (number, story) in stories().iter().enumerate() {
+            let (_, judged, log) = live(line, story, None, true);
+            assert_eq!(judged, Ok(()), "{line}, story {number}\n{}", log.join("\n"));
+        }
+    }
+}
+
+#[test]
+fn snapshots_of_a_device_of_their_server_live_on_after_every_end() {
+    let (mut states, mut broken) = (0, Vec::new());
+    for line in LOWER {
+        for (number, story) in stories().iter().enumerate() {
+            let (changes, ..) = live(line, story, None, false);
+            for crash in (1..=changes).flat_map(|at| [(at, false), (at, true)]) {
+                states += 1;
+                let (_, judged, _) = live(line, story, Some(crash), false);
+                if let Err(why) = judged {
+                    let (.., log) = live(line, story, Some(crash), true);
+                    let what = format!("{line}, story {number}, end {crash:?}: {why}");
+                    println!("{what}");
+                    broken.push(format!("{what}\n{}", log.join("\n")));
+                }
+            }
+        }
+    }
+    println!("carried: states={states}");
+    broken.truncate(3);
+    assert!(broken.is_empty(), "{}", broken.join("\n\n"));
+}
+
+/// The violation that any story shows, without an end and with every end.
+#[cfg(feature = "mutants")]
+fn broken() -> Option<String> {
+    let all = || LOWER.iter().flat_map(|line| stories().into_iter().map(move |it| (*line, it)));
+    let whole = all().find_map(|(line, story)| live(line, &story, None, false).1.err());
+    whole.or_else(|| {
+        all().find_map(|(line, story)| {
+            let (changes, ..) = live(line, &story, None, false);
+            let mut ends = (1..=changes).flat_map(|at| [(at, false), (at, true)]);
+            ends.find_map(|end| live(line, &story, Some(end), false).1.err())
+        })
+    })
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn every_mutant_of_carried_origins_is_killed() {
+    use crate::server::admin::mutant::{self, Mutant};
+    let mut alive = Vec::new();
+    for mutant in [
+        Mutant::CarrierEnds,
+        Mutant::HeldAwaited,
+        Mutant::CarrierByNumber,
+        Mutant::NotCarriedAgain,
+        Mutant::CarrierStartedFirst,
+    ] {
+        mutant::set(Some(mutant));
+        let refused = std::panic::catch_unwind(super::carried_refused::all);
+        let why = refused.err().map(|_| "a refusal".to_owned()).or_else(broken);
+        mutant::set(None);
+        println!("{mutant:?}: {why:?}");
+        alive.extend(why.is_none().then_some(mutant));
+    }
+    assert!(alive.is_empty(), "not noticed: {alive:?}");
+}

@@ -1,0 +1,288 @@
+//! A device and its snapshot in one server, as users see them: what they wrote, what they read, and
+//! which commands they gave.
+//!
+//! The judge knows what users wrote to the device and to its snapshot, and nothing of who carries
+//! what: the snapshot shows what the device held when it was added, whoever writes to the device.
+
+use std::rc::Rc;
+
+use dm_targets::disk::Memory;
+use dm_targets::request::{Request, RequestKind};
+use dm_targets::table::Table;
+use dm_targets::units::{Sector, Sectors};
+
+use super::kernel::Pending;
+use super::model::{self, Content};
+use super::process::Process;
+use super::town::{SECTORS, Town, What};
+use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply};
+use crate::ublk::DeviceState as DiskState;
+use crate::ublk::device::is_ours;
+
+/// The family of the device, and so of its snapshots.
+pub(super) const KEY: &str = "mirror-a";
+/// The place of the COW, and of the only disk of a device made of one range.
+pub(super) const COW: usize = 1;
+pub(super) const DISK: usize = 3;
+
+/// What the device is made of.
+pub(super) const LOWER: [&str; 2] =
+    ["0 8 mirror core 1 2 2 /a 0 /b 0 1 handle_errors", "0 8 linear /a 0"];
+
+/// A device of the town.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Lower,
+    Upper,
+}
+pub(super) use Part::{Lower, Upper};
+
+/// A step.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Do {
+    Add(Part),
+    Del(Part, bool),
+    Write(Part, usize),
+    Flush(Part),
+    Suspend(Part),
+    Resume(Part),
+    Use(Part, bool),
+    Attach(usize, bool),
+    Kill,
+    Recover,
+    /// SIGTERM.
+    Terminate,
+    /// Another program stops and deletes a device.
+    Steal(Part),
+}
+
+/// What users know of a device.
+pub(super) struct Known {
+    pub device: DeviceRef,
+    pub content: Content,
+    /// Its `add` has ended well, and no command or event since can have ended or invalidated it.
+    pub owed: bool,
+}
+
+pub(super) struct Stack {
+    pub town: Town,
+    pub lower_line: &'static str,
+    /// What the legs hold; the device's content once it is there.
+    pub disk: Content,
+    pub lower: Option<DeviceRef>,
+    pub upper: Option<Known>,
+    /// What the snapshot showed that is deleted and not continued, and whether the device has
+    /// changed since.
+    pub left: Option<(Content, bool)>,
+    /// A write of the device waits for the next server.
+    pub waits: bool,
+    /// The COW has been missing.
+    pub away: bool,
+    next_value: u32,
+}
+
+impl Stack {
+    pub fn new(lower_line: &'static str, log: bool) -> Stack {
+        let disk = Content::of((200..).take(SECTORS));
+        let town = Town::new(0, log);
+        Stack {
+            town,
+            lower_line,
+            disk,
+            lower: None,
+            upper: None,
+            left: None,
+            waits: false,
+            away: false,
+            next_value: 1000,
+        }
+    }
+
+    pub fn spec(&self, part: Part) -> DeviceSpec {
+        let carrier = self.lower.map_or(99, |lower| lower.id);
+        let line = match part {
+            Lower => self.lower_line.to_owned(),
+            Upper => format!("0 8 snapshot /dev/ublkb{carrier} /c0 P 2"),
+        };
+        DeviceSpec { table: Table::parse_table(&line).unwrap(), ..Town::spec(What::Mirror) }
+    }
+
+    pub fn device(&self, part: Part) -> Option<DeviceRef> {
+        match part {
+            Lower => self.lower,
+            Upper => self.upper.as_ref().map(|known| known.device),
+        }
+    }
+
+    /// Sends a command to the server.
+    pub fn ask(&mut self, command: Command) -> Result<Reply, String> {
+        self.town.ask(KEY, command)
+    }
+
+    pub fn add(&mut self, part: Part) -> Result<DeviceRef, String> {
+        if !self.town.processes.contains_key(KEY) {
+            if !self.left().is_empty() {
+                return Err("its server has died".to_owned());
+            }
+            let process = Process::start(&self.town.site, KEY).ok_or("no server")?;
+            self.town.processes.insert(KEY, process);
+        }
+        let spec = self.spec(part);
+        match self.ask(Command::Add { name: None, id: None, spec })? {
+            Reply::Added { device, .. } => Ok(device),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    /// The devices of the state file that the kernel has.
+    pub fn left(&self) -> Vec<DeviceState> {
+        self.town.left(KEY).unwrap_or_default()
+    }
+
+    /// Takes the devices of the dead server over, or those that the living one has left out.
+    pub fn recover(&mut self) -> Result<(), String> {
+        let command = if self.town.processes.contains_key(KEY) {
+            let devices = self.left().iter().map(DeviceState::device).collect();
+            Command::RecoverLeftOut { devices }
+        } else {
+            let devices = self.town.state(KEY)?;
+            if self.left().is_empty() {
+                return Ok(());
+            }
+            let process = Process::start(&self.town.site, KEY).ok_or("no server")?;
+            self.town.processes.insert(KEY, process);
+            Command::Recover(devices)
+        };
+        match self.ask(command)? {
+            Reply::Recovered { problems } if problems.is_empty() => Ok(()),
+            Reply::Recovered { problems } => {
+                let all: Vec<String> = problems.iter().map(|one| one.why.to_string()).collect();
+                Err(all.join("; "))
+            }
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    /// Sends a request of a user; `None` if it does not end.
+    pub fn io(
+        &mut self,
+        device: DeviceRef,
+        kind: RequestKind,
+        sector: usize,
+        bytes: Vec<u8>,
+    ) -> Option<Result<Vec<u32>, String>> {
+        let (site, count) = (self.town.site.clone(), Sectors(bytes.len() as u64 / 512));
+        let payload = site.payload(bytes);
+        let memory = Memory::payload(payload);
+        let request = Request { kind, sector: Sector(sector as u64), count, memory };
+        let pending = Pending { request, payload, result: Rc::default() };
+        {
+            let mut kernel = site.kernel.borrow_mut();
+            let found = kernel.devices.get_mut(&device.id)?;
+            if !is_ours(&found.info, device.cookie) || found.info.state == DiskState::Dead {
+                return Some(Err("no such device".to_owned()));
+            }
+            found.pending.push(pending.clone());
+            if found.info.state != DiskState::Live {
+                return None;
+            }
+        }
+        self.town.acting = Some(KEY);
+        let process = self.town.processes.get(KEY)?;
+        process.pass(device.id, &pending);
+        let result = pending.result.clone();
+        drop(site.run(&process.executor.clone(), || result.borrow().is_some()));
+        let result = pending.result.borrow().clone()?;
+        self.town.strike(&pending);
+        let bytes = site.take_payload(payload);
+        Some(result.map(|()| model::values(&bytes)))
+    }
+
+    /// Reads a whole device.
+    pub fn read(&mut self, part: Part) -> Option<Result<Vec<u32>, String>> {
+        let device = self.device(part)?;
+        self.io(device, RequestKind::Read, 0, vec![0; SECTORS * 512])
+    }
+
+    pub fn content(&mut self, part: Part) -> Option<&mut Content> {
+        match part {
+            Lower => Some(&mut self.disk),
+            Upper => self.upper.as_mut().map(|known| &mut known.content),
+        }
+    }
+
+    pub fn write(&mut self, part: Part, sector: usize) {
+        let Some(device) = self.device(part) else { return };
+        self.next_value += 1;
+        let value = self.next_value;
+        if let (Lower, None, Some((_, changed))) = (part, &self.upper, &mut self.left) {
+            *changed = true;
+        }
+        self.content(part).unwrap().begin(sector, value);
+        let kind = RequestKind::Write { fua: false };
+        let done = self.io(device, kind, sector, model::sector(value));
+        if matches!(done, Some(Ok(_))) && !self.town.site.is_dead() {
+            self.content(part).unwrap().acknowledge(sector, value);
+        }
+    }
+
+    /// Compares what a device shows, if it answers.
+    pub fn judge(&mut self, part: Part) -> Result<(), String> {
+        // Requests that waited for this server end first.
+        if let Some(process) = self.town.processes.get(KEY) {
+            drop(self.town.site.run(&process.executor.clone(), || false));
+        }
+        let owed = part == Lower || self.upper.as_ref().is_some_and(|known| known.owed);
+        match self.read(part) {
+            Some(Ok(seen)) => {
+                let content = self.content(part).ok_or("an unknown device")?;
+                content.judge(&seen).map_err(|why| format!("{part:?} is wrong: {why}"))
+            }
+            Some(Err(why)) if owed => Err(format!("{part:?} is owed, and fails: {why}")),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn set_use(&mut self, part: Part, in_use: bool) {
+        let Some(DeviceRef { id, .. }) = self.device(part) else { return };
+        if let Some(device) = self.town.site.kernel.borrow_mut().devices.get_mut(&id) {
+            device.in_use = in_use;
+        }
+    }
+
+    pub fn is_in_use(&self, part: Part) -> bool {
+        let kernel = self.town.site.kernel.borrow();
+        let id = self.device(part).map(|device| device.id);
+        id.and_then(|id| kernel.devices.get(&id)).is_some_and(|device| device.in_use)
+    }
+
+    /// Whether the kernel has no disk for a device: it has never been live, or is stopped.
+    pub fn is_dead(&self, device: DeviceRef) -> bool {
+        let kernel = self.town.site.kernel.borrow();
+        kernel.devices.get(&device.id).is_none_or(|found| found.info.state == DiskState::Dead)
+    }
+
+    pub fn strike_gone(&mut self) {
+        let kernel = self.town.site.kernel.borrow();
+        let is_there = |device: DeviceRef| {
+            let found = kernel.devices.get(&device.id);
+            found.is_some_and(|found| is_ours(&found.info, device.cookie))
+        };
+        self.lower = self.lower.filter(|device| is_there(*device));
+        match self.upper.take() {
+            Some(known) if is_there(known.device) => self.upper = Some(known),
+            Some(known) if known.owed => self.left = Some((known.content, false)),
+            Some(_) => self.left = None,
+            None => {}
+        }
+    }
+
+    /// What a snapshot shows that is added now; `None`: its store must not be used.
+    pub fn shown(&self) -> Option<Content> {
+        match &self.left {
+            None => Some(self.disk.frozen()),
+            Some((content, false)) => Some(content.clone()),
+            Some((_, true)) => None,
+        }
+    }
+}
