@@ -70,6 +70,7 @@ impl Stack {
             Do::Recover => self.recover(),
             Do::Terminate => self.terminate(),
             Do::Steal(part) => self.steal(part),
+            Do::Upgrade(deny) => self.upgrade(deny),
         };
         self.town.say(|| format!("{step:?}: {told:?}"));
         told

@@ -41,6 +41,12 @@ fn ends_after_its_snapshots() {
         assert!(why.contains("its table cannot be replaced"), "{why}");
         let why = refused(&mut stack, Command::Resize { device: lower, bytes: None });
         assert!(why.contains("it cannot be resized"), "{why}");
+        for (keep, defer) in [(false, false), (true, false), (false, true), (true, true)] {
+            let (device, bytes_per_second) = (upper, None);
+            let merge = Command::Merge { device, force: true, defer, keep, bytes_per_second };
+            let why = refused(&mut stack, merge);
+            assert!(why.contains("is not merged into it"), "{why}");
+        }
         stack.judge(Upper).unwrap();
         stack.ask(Command::Del { devices: vec![lower, upper], force: false }).unwrap();
         assert!(stack.town.site.kernel.borrow().devices.is_empty());

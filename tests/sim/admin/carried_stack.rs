@@ -11,7 +11,7 @@ use dm_targets::request::{Request, RequestKind};
 use dm_targets::table::Table;
 use dm_targets::units::{Sector, Sectors};
 
-use super::kernel::Pending;
+use super::kernel::{Control, Pending};
 use super::model::{self, Content};
 use super::process::Process;
 use super::town::{SECTORS, Town, What};
@@ -54,6 +54,8 @@ pub(super) enum Do {
     Terminate,
     /// Another program stops and deletes a device.
     Steal(Part),
+    /// Another server takes over; the kernel does not let it do one step, if any.
+    Upgrade(Option<(Control, u32)>),
 }
 
 /// What users know of a device.
@@ -254,6 +256,12 @@ impl Stack {
         let kernel = self.town.site.kernel.borrow();
         let id = self.device(part).map(|device| device.id);
         id.and_then(|id| kernel.devices.get(&id)).is_some_and(|device| device.in_use)
+    }
+
+    /// Whether every device that the kernel has is live.
+    pub fn are_live(&self) -> bool {
+        let kernel = self.town.site.kernel.borrow();
+        kernel.devices.values().all(|device| device.info.state == DiskState::Live)
     }
 
     /// Whether the kernel has no disk for a device: it has never been live, or is stopped.

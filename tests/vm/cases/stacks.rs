@@ -1,15 +1,19 @@
 //! Snapshots of a mirror, and of a range, in the server of that device: one process and one hop.
 //! The device's own users write through the origin that it carries, mounted or not; it lives on
-//! after `kill -9`, is suspended and resumed under its snapshots, and ends after them.
+//! after `kill -9` and under another program's server, is suspended and resumed under its
+//! snapshots, and ends after them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::admin::kill;
 use super::fio::verify;
+use super::process::pid_of;
+use super::upgrade::{other, upgrade};
 use crate::Case;
 use crate::disk::{Buf, Disk, MIB, completed, node, slice};
-use crate::load;
+use crate::load::{self, StopOnDrop};
 use crate::model::View;
 use crate::runner::scratch;
 use crate::sh::{binary, run_args, sh, ublk_dm};
@@ -23,6 +27,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "stack-suspended", bound_s: 90, disks, run: |_| suspended() },
         Case { name: "stack-flushed", bound_s: 60, disks, run: |_| flushed() },
         Case { name: "stack-deleted", bound_s: 90, disks, run: |_| deleted() },
+        Case { name: "stack-upgraded", bound_s: 240, disks, run: upgraded },
         Case { name: "stack-mounted", bound_s: 150, disks, run: mounted },
     ]
 }
@@ -223,6 +228,61 @@ fn deleted() {
     server::forget_lost();
     server::forget_departed();
     server::assert_nothing_left("del --all");
+}
+
+/// Another program takes over, again and again, while fio writes to the device and to a snapshot of
+/// it; another snapshot shows what was there. One that cannot take over changes nothing.
+fn upgraded(seed: u64) {
+    let lower = lower(true);
+    let (cow, second) = (slice("cow", "n2", 0, 2 * SIZE), slice("cow2", "n2", 2 * SIZE, 2 * SIZE));
+    let view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&lower.path));
+    let (snap, written) = (snapshot(&lower, &cow, "s"), snapshot(&lower, &second, "t"));
+    // It has to be resumed first, which is said at once.
+    ublk_dm("suspend m").ok();
+    let (pid, begun) = (pid_of("m"), Instant::now());
+    let out = ublk_dm("upgrade t").refused();
+    assert!(out.stderr.contains("m, of which it is a snapshot, is suspended"), "{}", out.stderr);
+    assert!(begun.elapsed() < Duration::from_secs(20) && pid_of("m") == pid, "{}", out.stderr);
+    ublk_dm("resume m").ok();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        let passes = |path: &str| {
+            let passes = (0..).take_while(|_| !stop.load(Ordering::Relaxed));
+            passes.map(|pass| verify(path, seed.wrapping_add(pass), 512, 1)).count()
+        };
+        let writers = [&lower.path, &written].map(|path| scope.spawn(move || passes(path)));
+        for round in 0..10 {
+            let is_over = writers.iter().any(|writer| writer.is_finished());
+            assert!(!is_over, "round {round}: an error");
+            let before = pid_of("m");
+            let (broken, program) = match round {
+                4 => ("refuses", other()),
+                8 => ("dies", other()),
+                even if even % 2 == 0 => ("nothing", other()),
+                _ => ("nothing", binary()),
+            };
+            let out = upgrade(&program, broken, "s");
+            assert_eq!(out.code == 0, broken == "nothing", "{broken}: {}", out.stderr);
+            let is_back = out.stderr.contains("served by the old program again");
+            assert!(is_back || out.code == 0, "{broken}: {}", out.stderr);
+            assert!(pid_of("m") != before, "round {round}: {}", out.stderr);
+            assert_one_server(&["m", "s", "t"]);
+            view.verify(&Disk::open_read_only(&snap));
+            println!("  round {round}: {}", out.stdout.lines().next().unwrap_or(&out.stderr));
+        }
+        stop.store(true, Ordering::Relaxed);
+        writers.map(|writer| writer.join().expect("fio sees no error"));
+    });
+    for name in ["m", "s", "t"] {
+        let errors = server::number(name, "/stats/errors");
+        assert!(errors == 0, "{name}: {errors} errors: {}", server::device(name));
+    }
+    ublk_dm("del s t").ok();
+    server::del("m");
+    server::assert_nothing_left("upgrades");
+    lower.assert_legs_equal();
 }
 
 /// A snapshot of a mounted mirror: the mount stays, and the snapshot has what was there.

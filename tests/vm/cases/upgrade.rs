@@ -51,12 +51,12 @@ const BROKEN: [(&str, bool); 4] =
     [("start", false), ("refuses", true), ("dies", true), ("start-late", true)];
 
 /// The same program with deliberate faults, none of which is on: another file.
-fn other() -> String {
+pub(super) fn other() -> String {
     format!("{}-mutants", binary())
 }
 
 /// Runs `upgrade` with a program in which something is broken.
-fn upgrade(program: &str, broken: &str, line: &str) -> Out {
+pub(super) fn upgrade(program: &str, broken: &str, line: &str) -> Out {
     let broken = format!("UBLK_DM_BROKEN={broken}");
     let words = line.split_whitespace();
     let words: Vec<&str> = [&*broken, program, "upgrade"].into_iter().chain(words).collect();
