@@ -60,6 +60,8 @@ pub enum Mutant {
     CarrierEnds,
     /// A command waits for what a suspended device holds.
     HeldAwaited,
+    /// A device that carries an origin is left to the next server before its snapshots.
+    CarrierLeftFirst,
     /// The device that carries an origin is found by its number alone.
     CarrierByNumber,
     /// A device is live under a later server without the origin that snapshots have left.

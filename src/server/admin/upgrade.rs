@@ -47,7 +47,7 @@ impl<M: Machine> Administrator<M> {
         let mut ids: Vec<u32> = self.devices.keys().copied().collect();
         origins_first(&mut ids, |id| self.is_origin(id));
         // A device that is held holds the operations of the snapshots on it.
-        ids.sort_by_key(|id| self.is_carrier(*id));
+        ids.sort_by_key(|id| self.is_carrier(*id) != mutant::is(Mutant::CarrierLeftFirst));
         if !mutant::is(Mutant::LeftOffRecord) {
             self.record_anew()?;
             self.put_back(&ids)?;

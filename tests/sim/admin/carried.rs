@@ -35,14 +35,7 @@ impl Stack {
                 self.write(part, sector);
                 Ok(())
             }
-            Do::Flush(part) => {
-                let device = self.device(part).ok_or("not there")?;
-                let flushed = self.io(device, RequestKind::Flush, 0, Vec::new());
-                if matches!(flushed, Some(Ok(_))) && !self.town.site.is_dead() {
-                    self.content(part).unwrap().flush();
-                }
-                Ok(())
-            }
+            Do::Flush(part) => self.flush(part),
             Do::Suspend(part) => {
                 let device = self.device(part).ok_or("not there")?;
                 self.ask(Command::Suspend { device, noflush: false }).map(drop)
@@ -74,6 +67,15 @@ impl Stack {
         };
         self.town.say(|| format!("{step:?}: {told:?}"));
         told
+    }
+
+    fn flush(&mut self, part: Part) -> Result<(), String> {
+        let device = self.device(part).ok_or("not there")?;
+        let flushed = self.io(device, RequestKind::Flush, 0, Vec::new());
+        if matches!(flushed, Some(Ok(_))) && !self.town.site.is_dead() {
+            self.content(part).unwrap().flush();
+        }
+        Ok(())
     }
 
     fn del(&mut self, part: Part, force: bool) -> Result<(), String> {

@@ -258,10 +258,11 @@ impl Stack {
         id.and_then(|id| kernel.devices.get(&id)).is_some_and(|device| device.in_use)
     }
 
-    /// Whether every device that the kernel has is live.
+    /// Whether no device waits for a server. One that has never been live does not.
     pub fn are_live(&self) -> bool {
         let kernel = self.town.site.kernel.borrow();
-        kernel.devices.values().all(|device| device.info.state == DiskState::Live)
+        let waits = |state: DiskState| !matches!(state, DiskState::Live | DiskState::Dead);
+        !kernel.devices.values().any(|device| waits(device.info.state))
     }
 
     /// Whether the kernel has no disk for a device: it has never been live, or is stopped.

@@ -1,10 +1,17 @@
 //! `upgrade` of a device and its snapshot in one server: the next server has both or none of them,
 //! and nothing acknowledged is lost, with an end of a server or of the power at every step.
 
+use std::rc::Rc;
+
+use dm_targets::disk::Memory;
+use dm_targets::request::{Request, RequestKind};
+use dm_targets::units::{Sector, Sectors};
+
 use super::carried::live;
 use super::carried_stack::{Do, KEY, LOWER, Lower, Part, Stack, Upper};
-use super::kernel::Control;
+use super::kernel::{Control, Pending};
 use super::process::Process;
+use super::site::Site;
 use crate::failure::Reason;
 use crate::protocol::{Command, DeviceState, Reply};
 use crate::server::admin::mutant::{self, Mutant};
@@ -176,9 +183,11 @@ fn a_device_and_its_snapshot_get_another_server_together() {
 #[cfg(feature = "mutants")]
 #[test]
 fn every_mutant_of_their_upgrades_is_killed() {
-    for mutant in [Mutant::TakenOverInPart, Mutant::CarrierByNumber, Mutant::HeldAwaited] {
+    for mutant in [Mutant::TakenOverInPart, Mutant::HeldAwaited, Mutant::CarrierLeftFirst] {
         mutant::set(Some(mutant));
-        let noticed = !broken(false).is_empty() || leave_of_a_held_one().is_err();
+        let noticed = !broken(false).is_empty()
+            || leave_of_a_held_one().is_err()
+            || leave_with_requests().is_err();
         mutant::set(None);
         assert!(noticed, "{mutant:?} is not noticed");
     }
@@ -211,6 +220,43 @@ fn leave_of_a_held_one() -> Result<(), String> {
         stack.end()?;
     }
     Ok(())
+}
+
+/// Requests of the snapshot that need the device are under way when both are left, more than the
+/// device has at a time; they end under the next server, if not before.
+fn leave_with_requests() -> Result<(), String> {
+    for line in LOWER {
+        let mut stack = stack(line);
+        let (id, site) = (stack.device(Upper).unwrap().id, stack.town.site.clone());
+        let reads: Vec<Pending> = (0..200).map(|number| pending(&site, number % 8)).collect();
+        for read in &reads {
+            site.kernel.borrow_mut().devices.get_mut(&id).unwrap().pending.push(read.clone());
+            stack.town.processes[KEY].pass(id, read);
+        }
+        stack.act(Do::Upgrade(None))?;
+        for part in [Lower, Upper] {
+            stack.judge(part)?;
+        }
+        let ended = |read: &Pending| matches!(*read.result.borrow(), Some(Ok(())));
+        if !reads.iter().all(ended) {
+            return Err("a request has not ended well".to_owned());
+        }
+        stack.end()?;
+    }
+    Ok(())
+}
+
+/// A read of one sector.
+fn pending(site: &Rc<Site>, sector: u64) -> Pending {
+    let payload = site.payload(vec![0; 512]);
+    let (kind, memory) = (RequestKind::Read, Memory::payload(payload));
+    let request = Request { kind, sector: Sector(sector), count: Sectors(1), memory };
+    Pending { request, payload, result: Rc::default() }
+}
+
+#[test]
+fn requests_of_a_snapshot_hold_up_no_upgrade() {
+    leave_with_requests().unwrap();
 }
 
 #[test]

@@ -273,7 +273,9 @@ fn upgraded(seed: u64) {
             println!("  round {round}: {}", out.stdout.lines().next().unwrap_or(&out.stderr));
         }
         stop.store(true, Ordering::Relaxed);
-        writers.map(|writer| writer.join().expect("fio sees no error"));
+        for writer in writers {
+            writer.join().expect("fio sees no error");
+        }
     });
     for name in ["m", "s", "t"] {
         let errors = server::number(name, "/stats/errors");
