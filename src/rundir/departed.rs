@@ -123,6 +123,19 @@ impl RunDir {
         Ok(found)
     }
 
+    /// Whether the store on a COW has left an origin that has another number, in this boot.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn left_another(&self, cow: &Cow, number: u64) -> io::Result<bool> {
+        let boot = boot_id()?;
+        let another = |content: &Content| {
+            let Content { departure, boot: then, .. } = content;
+            *then == boot && departure.origin_number != number && is_same(&departure.cow, cow)
+        };
+        Ok(self.departed_files()?.iter().any(|(_, content)| another(content)))
+    }
+
     /// Removes the departures of a COW that has a snapshot again or is recorded as lost.
     ///
     /// # Errors
@@ -236,6 +249,16 @@ mod tests {
         assert_eq!(found("block-1-2", "wwid p", 3), [nameless], "another disk at the same place");
         assert_eq!(found("block-1-2", "", 4), [], "another disk at the same place, without a name");
         assert_eq!(found("block-1-3", "", 3), []);
+    }
+
+    #[test]
+    fn a_store_that_has_left_another_origin_is_found_by_its_cow() {
+        let (_dir, rundir) = rundir();
+        let (one, other) = (departure(1, "wwid a", ""), departure(2, "wwid a", ""));
+        rundir.write_departure("k", &one).unwrap();
+        assert!(rundir.left_another(&one.cow, 4).unwrap());
+        assert!(!rundir.left_another(&one.cow, 3).unwrap(), "the same origin");
+        assert!(!rundir.left_another(&other.cow, 4).unwrap(), "another store");
     }
 
     #[test]

@@ -172,7 +172,11 @@ impl Device {
             return Err(TargetError::Ending);
         }
         self.users.enter();
-        let result = origin.handle(request).await;
+        let result = match request.kind {
+            // The device has said that it can discard, when there was no snapshot.
+            RequestKind::Discard => origin.discard(request).await,
+            _ => origin.handle(request).await,
+        };
         self.users.leave();
         result
     }

@@ -329,6 +329,9 @@ impl Group {
             | Target::Segments(_)
             | Target::Nothing => return Err("it cannot have another length".to_owned()),
         }
+        if let Some(origin) = device.carried() {
+            origin.disk().refresh_size();
+        }
         Ok(())
     }
 

@@ -146,6 +146,8 @@ pub enum Mutant {
     UsersPassOrigin,
     /// I5: a device carries an origin while requests of its users are under way past it.
     CarriesTooEarly,
+    /// I5: a discard of a device that carries an origin asks no snapshot.
+    CarriedDiscards,
     /// Snapshots that left an origin over a device count for the next device with its number.
     CarriedKeyKept,
     /// A region is in sync after a copy during which a leg could not be flushed.

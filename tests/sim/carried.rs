@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use dm_targets::device::{Device, OpenTarget};
-use dm_targets::disk::Memory;
+use dm_targets::disk::{Errno, Memory};
 use dm_targets::linear::target::Linear;
 use dm_targets::mutant::Mutant;
 use dm_targets::request::{Request, RequestKind};
@@ -22,8 +22,12 @@ use crate::origins::{CHUNK, Fixture, NEW, SIZE, exceptions, parts};
 use crate::pattern;
 
 /// The mutants that the checks detect.
-pub const MUTANTS: [Mutant; 3] =
-    [Mutant::UsersPassOrigin, Mutant::CarriesTooEarly, Mutant::CarriedKeyKept];
+pub const MUTANTS: [Mutant; 4] = [
+    Mutant::UsersPassOrigin,
+    Mutant::CarriesTooEarly,
+    Mutant::CarriedDiscards,
+    Mutant::CarriedKeyKept,
+];
 
 /// The device, and its snapshot.
 const LOWER: u32 = 0;
@@ -113,9 +117,37 @@ fn after_a_departure(ends: bool) -> Result<(), String> {
     }
 }
 
+/// A user of the device discards, before, beside and after a snapshot.
+fn discards() -> Result<(), String> {
+    let fixture = Fixture::new();
+    let device = lower(&fixture, 0);
+    let discard = || {
+        let (kind, memory) = (RequestKind::Discard, Memory::None);
+        let request = Request { kind, sector: Sector(0), count: Sectors(CHUNK), memory };
+        let device = device.clone();
+        fixture.run(async move { device.pass(&request).await }).map_err(|error| error.errno())
+    };
+    discard().map_err(|error| format!("before: {error:?}"))?;
+    fixture.write(LOWER)?;
+    let before = fixture.ask(&device, RequestKind::Read, NEW)?;
+    let snapshot = upper(&fixture, 0);
+    if discard() != Err(Errno::EOPNOTSUPP) {
+        return Err("what the snapshot needs is discarded".into());
+    }
+    for shows in [&device, &snapshot] {
+        if fixture.ask(shows, RequestKind::Read, NEW)? != before {
+            return Err("a discard that was refused has changed something".into());
+        }
+    }
+    fixture.remove(UPPER);
+    discard().map_err(|error| format!("after: {error:?}"))?;
+    let lost = fixture.world.losses()[0].recorded();
+    (lost == Some(Loss::OriginChanged)).then_some(()).ok_or_else(|| format!("lost: {lost:?}"))
+}
+
 /// The violation that a check finds.
 pub fn fault() -> Option<String> {
-    let checks = users_write().and_then(|()| write_under_way());
+    let checks = users_write().and_then(|()| write_under_way()).and_then(|()| discards());
     let checks = checks.and_then(|()| after_a_departure(false));
     checks.and_then(|()| after_a_departure(true)).err()
 }
@@ -123,6 +155,11 @@ pub fn fault() -> Option<String> {
 #[test]
 fn snapshots_of_a_device_keep_what_its_users_overwrite() {
     users_write().unwrap();
+}
+
+#[test]
+fn a_device_discards_what_no_snapshot_needs() {
+    discards().unwrap();
 }
 
 #[test]

@@ -78,7 +78,8 @@ impl Fixture {
         let mut world = World::new(crate::seed_base(), Schedule::InOrder, Trace::default());
         let image = || Image::from_fn(Sectors(SIZE), |at| pattern::sector(pattern::ORIGIN, at));
         let config = DiskConfig::default();
-        let origins = ["origin0", "origin1"].map(|name| world.add_disk(name, config, image()));
+        let able = DiskConfig { max_discard: Sectors(SIZE), ..config };
+        let origins = ["origin0", "origin1"].map(|name| world.add_disk(name, able, image()));
         let cows =
             ["cow0", "cow1"].map(|name| world.add_disk(name, config, Image::zeroes(Sectors(64))));
         ["cow0", "cow1"].iter().for_each(|name| world.add_losses(name, None));

@@ -18,7 +18,7 @@ use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::Reason;
-use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, KnownDisk, KnownDisks};
+use crate::protocol::{Command, Cow, DeviceRef, DeviceSpec, DeviceState, KnownDisk, KnownDisks};
 use crate::rundir::departed::Departure;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::device::{BLOCK_PATH, as_disk, replaced};
@@ -173,6 +173,28 @@ impl<M: Machine> Administrator<M> {
         Err(format!("{path}: {what}").into())
     }
 
+    /// Refuses a deleted snapshot of another device. One that was deleted and made again is another:
+    /// it has no lasting name, and nothing tells whether what is below it has changed meanwhile.
+    pub(super) fn refuse_store_of_another(
+        &self,
+        path: &str,
+        cow: &Cow,
+        spec: &DeviceSpec,
+    ) -> Result<(), Reason> {
+        let is_taken = spec.other_origin || spec.force || mutant::is(Mutant::CarriedAgain);
+        if self.carrier.is_none() || is_taken {
+            return Ok(());
+        }
+        match self.machine.records().left_another(cow, self.origin_known.number)? {
+            false => Ok(()),
+            true => Err(format!(
+                "{path}: the snapshot on it was deleted, and so was the device that it was of; if \
+                 nothing has been written to what is below that since, --other-origin takes it"
+            )
+            .into()),
+        }
+    }
+
     /// Has a device carry the family's origin. It is not opened and not claimed: whoever writes to
     /// it changes the origin.
     pub(super) fn claim_carried(
@@ -238,6 +260,28 @@ impl<M: Machine> Administrator<M> {
             (self.origin, self.origin_known, self.carrier) = before;
         }
         Ok(())
+    }
+
+    /// Records as lost what has left the origin that a device carries, before the device gets
+    /// another table: what that one shows is not what the snapshots were taken of. After an error
+    /// the table stays loaded.
+    pub(super) fn lose_departed(&mut self, id: u32, table: &DeviceSpec) -> Result<(), Reason> {
+        if mutant::is(Mutant::ReplacedUnnoticed) {
+            return Ok(());
+        }
+        let lost = self.machine.call(move |thread| async move {
+            let carried = thread.group().device(id).and_then(|device| device.carried());
+            carried.is_none_or(|origin| origin.lose_departed().is_ok())
+        });
+        let why = match lost {
+            Ok(true) => return Ok(()),
+            Ok(false) => "it cannot be recorded that its deleted snapshots are lost".into(),
+            Err(why) => why,
+        };
+        if let Some(entry) = self.devices.get_mut(&id) {
+            entry.loaded = Some(table.clone());
+        }
+        Err(why.context(format!("/dev/ublkb{id}: the old table stays in place")))
     }
 
     /// An origin for a snapshot that is only completed, of which nothing is read: the device that

@@ -70,6 +70,12 @@ impl<M: Machine> Administrator<M> {
                 let hint = "the store stays where it is";
                 return Err(format!("{is}: it is not {was}, a disk of the snapshot; {hint}").into());
             }
+            if known.device.is_some() {
+                // A device of this server, which is not opened.
+                here.ok_or_else(|| format!("{is}: it does not exist"))?;
+                deps.insert(is, disk, known);
+                continue;
+            }
             // Its number may be another disk's by now.
             let now = self.machine.open(is, Access::ReadOnly, Claim::Shared)?;
             let again = KnownDisks::from([(is.clone(), known.clone())]);

@@ -153,6 +153,11 @@ pub trait Records: Clone + Send + 'static {
     /// # Errors
     /// The records cannot be read.
     fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason>;
+    /// Whether the store on a COW has left an origin with another number, in this boot.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    fn left_another(&self, cow: &Cow, number: u64) -> Result<bool, Reason>;
     /// Records durably that a snapshot has left its origin. Recording a loss of the COW ends that.
     ///
     /// # Errors

@@ -66,6 +66,10 @@ pub enum Mutant {
     CarrierByNumber,
     /// A device is live under a later server without the origin that snapshots have left.
     NotCarriedAgain,
+    /// A deleted snapshot of a device is taken for one of the next device on the same disks.
+    CarriedAgain,
+    /// A device gets another table, and snapshots that have left it count as valid.
+    ReplacedUnnoticed,
     /// A device that carries an origin is taken over, and snapshots that are not count as valid.
     CarrierStartedFirst,
     /// The suspended state of a device is not recorded.

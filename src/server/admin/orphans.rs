@@ -257,7 +257,10 @@ pub(super) fn record_departure<M: Machine>(
         return Ok(None);
     };
     let recorded = device.known.get(&snapshot.origin).map(|known| known.number);
-    let origin_number = match (number_now(machine, &snapshot.origin), recorded) {
+    // A device that carries the origin has no server, and does not answer.
+    let carried = recorded.filter(|_| device.carrier().is_some());
+    let now = || number_now(machine, &snapshot.origin);
+    let origin_number = match (carried.map_or_else(now, Ok), recorded) {
         (Ok(number), _) | (Err(_), Some(number)) => number,
         // Its lasting name identifies it.
         (Err(_), None) if !cow.origin.is_empty() => 0,

@@ -145,7 +145,8 @@ impl<M: Machine> Administrator<M> {
     fn look_at_disks_again(&mut self, id: u32) -> Result<(), Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let known = entry.deps.known();
-        let words = entry.spec.table.params.devices();
+        // A device of this server is not opened.
+        let words = entry.state().opened();
         Silent::on(&self.machine, words.clone())?;
         for word in words {
             let disk = self.machine.open(&word, Access::ReadOnly, Claim::Shared)?;

@@ -61,6 +61,7 @@ impl<M: Machine> Administrator<M> {
         }
         let mut lost = None;
         if let Some(table) = loaded {
+            self.lose_departed(id, &table)?;
             let is_handover = |old: &Device| handover::is_handover(&old.spec, &table);
             let put = if self.devices.get(&id).is_some_and(is_handover) {
                 self.hand_over(id, table, was_suspended)
@@ -262,7 +263,7 @@ impl<M: Machine> Administrator<M> {
         self.refuse_unfinished(id)?;
         self.refuse_kept(id)?;
         self.refuse_carrier(id, &[], "its table cannot be replaced")?;
-        self.refuse_circle_of(&spec.table.params)?;
+        self.refuse_circle_of_loaded(id, &spec)?;
         self.refuse_load(id, &spec)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         // Queues, depth and the rest were fixed when the kernel added the device.

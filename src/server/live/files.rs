@@ -63,6 +63,10 @@ impl Records for Files {
         self.rundir.departures(&self.key, origin, number).map_err(Failure::from)
     }
 
+    fn left_another(&self, cow: &Cow, number: u64) -> Result<bool, Reason> {
+        self.rundir.left_another(cow, number).map_err(Failure::from)
+    }
+
     fn record_departure(&self, departure: &Departure) -> Result<(), Reason> {
         self.rundir.write_departure(&self.key, departure).map_err(Failure::from)
     }

@@ -136,6 +136,11 @@ impl Origin {
         self.gate.departed().restore(record, loss);
     }
 
+    /// Records the snapshots that have left as lost: the disk is about to show something else (I9).
+    pub fn lose_departed(&self) -> Result<(), TargetError> {
+        self.gate.departed().record()
+    }
+
     fn tell_who_is_alone(&self) {
         let snapshots = self.snapshots.borrow();
         // While a snapshot is merged into the origin, a discard could hit that snapshot's data.
@@ -153,6 +158,19 @@ impl Origin {
             // As in the kernel: a discard would have to be copied out like a write, chunk by chunk.
             RequestKind::Discard => Err(TargetError::Unsupported),
         }
+    }
+
+    /// Carries out a discard of a device's user on a disk that can discard, if there is no snapshot
+    /// that would need what was there.
+    pub(crate) async fn discard(&self, request: &Request) -> Result<(), TargetError> {
+        self.gate.open().await;
+        let able = self.disk.limits().max_discard.0 > 0 && !self.merging.get();
+        let is_needed = !self.snapshots.borrow().is_empty();
+        if !able || is_needed && !mutant::is(Mutant::CarriedDiscards) {
+            return Err(TargetError::Unsupported);
+        }
+        // No await since the decision: I5.
+        self.gate.pass(|| pass_through(&self.disk, request)).await
     }
 
     /// Makes what a user has written to the disk durable. Fails also if a flush of a merge has

@@ -176,6 +176,7 @@ impl Stack {
         }
         if self.lower.is_none() {
             self.act(Do::Add(Lower))?;
+            self.adopts = true;
             if self.left.as_ref().is_some_and(|(_, changed)| !changed) {
                 self.act(Do::Add(Upper))?;
             }

@@ -6,7 +6,7 @@ use crate::protocol::{Command, DeviceRef, Reply};
 use crate::ublk::device::BLOCK_PATH;
 
 /// A device with a snapshot.
-fn stack(line: &'static str) -> (Stack, DeviceRef, DeviceRef) {
+pub(super) fn stack(line: &'static str) -> (Stack, DeviceRef, DeviceRef) {
     let mut stack = Stack::new(line, true);
     for step in [Do::Add(Lower), Do::Write(Lower, 0), Do::Add(Upper)] {
         stack.act(step).unwrap();
@@ -22,7 +22,7 @@ fn refused(stack: &mut Stack, command: Command) -> String {
     }
 }
 
-fn add(stack: &mut Stack, line: &str) -> Result<Reply, String> {
+pub(super) fn add(stack: &mut Stack, line: &str) -> Result<Reply, String> {
     let mut spec = super::town::Town::spec(super::town::What::Mirror);
     spec.table = dm_targets::table::Table::parse_table(line).unwrap();
     stack.ask(Command::Add { name: None, id: None, spec })

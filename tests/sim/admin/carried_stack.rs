@@ -80,6 +80,8 @@ pub(super) struct Stack {
     pub waits: bool,
     /// The COW has been missing.
     pub away: bool,
+    /// The user takes a store that was made for another device.
+    pub adopts: bool,
     next_value: u32,
 }
 
@@ -96,6 +98,7 @@ impl Stack {
             left: None,
             waits: false,
             away: false,
+            adopts: false,
             next_value: 1000,
         }
     }
@@ -106,7 +109,8 @@ impl Stack {
             Lower => self.lower_line.to_owned(),
             Upper => format!("0 8 snapshot /dev/ublkb{carrier} /c0 P 2"),
         };
-        DeviceSpec { table: Table::parse_table(&line).unwrap(), ..Town::spec(What::Mirror) }
+        let (table, other_origin) = (Table::parse_table(&line).unwrap(), self.adopts);
+        DeviceSpec { table, other_origin, ..Town::spec(What::Mirror) }
     }
 
     pub fn device(&self, part: Part) -> Option<DeviceRef> {

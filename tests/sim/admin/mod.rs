@@ -8,6 +8,7 @@ mod between;
 mod carried;
 mod carried_refused;
 mod carried_stack;
+mod carried_tables;
 mod carried_upgrade;
 mod claims;
 mod commands;

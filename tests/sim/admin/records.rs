@@ -261,6 +261,12 @@ impl Records for Directory {
         Ok(shared.files.departed.values().filter(is_of).cloned().collect())
     }
 
+    fn left_another(&self, cow: &Cow, number: u64) -> Result<bool, Reason> {
+        let known_by = self.losses(cow.clone()).known_by;
+        let left = Directory::lock(self).files.departed.get(&known_by[0]).cloned();
+        Ok(left.is_some_and(|left| left.origin_number != number))
+    }
+
     fn record_departure(&self, departure: &Departure) -> Result<(), Reason> {
         let known_by = self.losses(departure.cow.clone()).known_by;
         let mut shared = Directory::lock(self);

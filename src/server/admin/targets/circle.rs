@@ -7,6 +7,7 @@ use dm_targets::snapshot::table::Snapshot;
 use dm_targets::table::TargetParams;
 
 use crate::failure::Reason;
+use crate::protocol::DeviceSpec;
 use crate::server::admin::devices::Device;
 use crate::server::admin::machine::Machine;
 use crate::server::admin::state::Administrator;
@@ -50,6 +51,21 @@ impl<M: Machine> Administrator<M> {
         let below = below.unwrap_or_default();
         let disks = std::iter::once(snapshot.cow.as_str()).chain(below.iter().map(String::as_str));
         self.refuse_circle(&disks.collect::<Vec<_>>())
+    }
+
+    /// The same for a loaded table, which can be that of a snapshot.
+    pub(in crate::server::admin) fn refuse_circle_of_loaded(
+        &self,
+        id: u32,
+        spec: &DeviceSpec,
+    ) -> Result<(), Reason> {
+        let is_carried = self.devices.get(&id).is_some_and(|one| one.deps.carrier().is_some());
+        match &spec.table.params {
+            TargetParams::Snapshot(snapshot) if is_carried => {
+                self.refuse_circle_of_snapshot(snapshot, &spec.table.params)
+            }
+            table => self.refuse_circle_of(table),
+        }
     }
 
     fn refuse_circle(&self, words: &[&str]) -> Result<(), Reason> {

@@ -82,7 +82,7 @@ impl<M: Machine> Administrator<M> {
         }
         let (ownership, known) = self.store_of(&cow, persistent, spec.other_origin)?;
         if !again {
-            self.refuse_cow_of_left_out(&snapshot.cow, &known)?;
+            self.refuse_store_of_others(&snapshot.cow, &known, &spec)?;
             self.refuse_other_name(&snapshot.cow, &cow_known, &snapshot.origin)?;
         }
         let losses = self.machine.records().losses(known.clone());
@@ -161,6 +161,17 @@ impl<M: Machine> Administrator<M> {
         let known = self.recognized(path, &cow, again)?;
         refuse_other_store(path, again, cow.store()?)?;
         Ok((cow, known))
+    }
+
+    /// Refuses a store that belongs to a device that waits, or to one that was deleted.
+    fn refuse_store_of_others(
+        &self,
+        path: &str,
+        cow: &Cow,
+        spec: &DeviceSpec,
+    ) -> Result<(), Reason> {
+        self.refuse_cow_of_left_out(path, cow)?;
+        self.refuse_store_of_another(path, cow, spec)
     }
 
     /// Refuses the COW of a device that waits for a server: its store belongs to that device, and
