@@ -125,11 +125,14 @@ impl DataThread {
         id: u32,
         name: &str,
         file: File,
-        queues: &[QueueOptions],
+        (queues, again): (&[QueueOptions], bool),
         opened: OpenTarget,
     ) -> Result<(), String> {
         self.group
             .add(id, opened, |device| {
+                if again {
+                    device.hold_until_started();
+                }
                 self.start(id, name, file, queues, device).map_err(|why| why.to_string())
             })
             .await

@@ -142,6 +142,7 @@ impl Machine for Live {
         info: &DeviceInfo,
         name: &str,
         target: &Held<Handle>,
+        again: bool,
     ) -> Result<Waited<Result<(), Reason>>, Reason> {
         let id = info.id;
         let path = format!("/dev/ublkc{id}");
@@ -157,7 +158,7 @@ impl Machine for Live {
             .collect();
         let name = name.to_owned();
         self.call_while_answered(target.job(move |thread, opened| async move {
-            Ok(thread.serve(id, &name, file, &queues, opened).await?)
+            Ok(thread.serve(id, &name, file, (&queues, again), opened).await?)
         }))
     }
 

@@ -87,8 +87,9 @@ pub struct Device {
     gate: Gate,
     /// The origin that the device carries.
     carried: RefCell<Option<Rc<Origin>>>,
-    /// The same for the users of a device that carries an origin: inside are those of their
-    /// requests that the origin has. Held and closed with the other one.
+    /// The same for the users: inside are those of their requests that the origin has, if the
+    /// device carries one; held and closed with the other one then. Held in any case until a device
+    /// that is taken over has been started.
     users: Gate,
     /// Requests of users that the target has without the origin.
     direct: Cell<usize>,
@@ -144,6 +145,9 @@ impl Device {
     /// The target's; `Ending` if the device is being deleted.
     pub async fn pass(&self, request: &Request) -> Result<(), TargetError> {
         loop {
+            if let Err(Closed) = self.users.opened().await {
+                return Err(TargetError::Ending);
+            }
             let origin = self.carried.borrow().clone();
             if let Some(origin) = origin.filter(|_| !mutant::is(Mutant::UsersPassOrigin)) {
                 return self.pass_through(&origin, request).await;
@@ -168,9 +172,7 @@ impl Device {
 
     /// The same through an origin.
     async fn pass_through(&self, origin: &Origin, request: &Request) -> Result<(), TargetError> {
-        if let Err(Closed) = self.users.opened().await {
-            return Err(TargetError::Ending);
-        }
+        // No await since the gate was found open.
         self.users.enter();
         let result = match request.kind {
             // The device has said that it can discard, when there was no snapshot.
@@ -244,6 +246,12 @@ impl Device {
     pub async fn hold_users(&self) {
         self.users.hold();
         self.users.drained().await;
+    }
+
+    /// Holds the users of a new device back until [`Device::release_users`]: the kernel may send
+    /// their requests before what they need is there.
+    pub fn hold_until_started(&self) {
+        self.users.hold();
     }
 
     /// Lets the users of a device continue that is not suspended.

@@ -211,7 +211,7 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<Option<String>, Reason> {
         self.register(prepared, name, state)?;
         let before = self.note_of(prepared)?;
-        let served = self.machine.serve(info, &state.name, &prepared.target)?;
+        let served = self.machine.serve(info, &state.name, &prepared.target, false)?;
         self.unless_silent(Errand::on(info.id, "add"), served, |_, _| {})??;
         let note = self.note_of(prepared)?.or(before);
         self.machine.start(info.id, false)?;

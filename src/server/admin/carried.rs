@@ -324,11 +324,7 @@ impl<M: Machine> Administrator<M> {
         if !self.is_carrier(id) {
             return self.let_through(id, true, "recover");
         }
-        self.machine.call(move |thread| async move {
-            if let Some(device) = thread.group().device(id) {
-                device.release_users();
-            }
-        })
+        self.let_users_in(id)
     }
 
     /// The family's origin has ended with the device that carried it.

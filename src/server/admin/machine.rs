@@ -271,7 +271,8 @@ pub trait Machine: 'static {
         params: &Params,
         zero_copy: bool,
     ) -> Result<DeviceInfo, Reason>;
-    /// Serves a device's queues with an opened target, and activates the target. The inner error is
+    /// Serves a device's queues with an opened target, and activates the target. With `again` its
+    /// users wait until they are let in. The inner error is
     /// [`Group::add`](dm_targets::group::Group::add)'s.
     ///
     /// # Errors
@@ -281,6 +282,7 @@ pub trait Machine: 'static {
         info: &DeviceInfo,
         name: &str,
         target: &Held<Self::Handle>,
+        again: bool,
     ) -> Result<Waited<Result<(), Reason>>, Reason>;
     /// Makes a device live whose queues are served; `again`: it was live before.
     ///

@@ -68,6 +68,8 @@ pub enum Mutant {
     NotCarriedAgain,
     /// A deleted snapshot of a device is taken for one of the next device on the same disks.
     CarriedAgain,
+    /// Requests are carried out that come before a device is started that is taken over.
+    UsersBeforeStart,
     /// A device gets another table, and snapshots that have left it count as valid.
     ReplacedUnnoticed,
     /// A device that carries an origin is taken over, and snapshots that are not count as valid.

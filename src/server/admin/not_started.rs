@@ -1,12 +1,14 @@
 //! Devices that this server has taken over but that the kernel has not started: their targets are
 //! active and their queues are served, and their users wait.
 //!
-//! Rule kept here: such a device is shown as waiting for `recover`, and every `recover` tries again
+//! Rules kept here: no request is carried out before the device is started, since kernels send
+//! requests as soon as all queues are served, when an origin may not have all its snapshots yet
+//! (I5, I9). Such a device is shown as waiting for `recover`, and every `recover` tries again
 //! to start it. It is not removed: a snapshot that left its origin for that would be lost, and an
 //! origin's other devices would have to end.
 
 use super::devices::{Device, is_lines};
-use super::machine::Machine;
+use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
@@ -27,6 +29,7 @@ impl<M: Machine> Administrator<M> {
         let DeviceState { id, ref name, suspended, ref loaded, .. } = device;
         let carried = self.carry_again(&device);
         let started = carried.and_then(|()| self.machine.start(id, true));
+        let started = started.and_then(|()| self.let_users_in(id));
         drop(self.keep(prepared, info, name.clone()));
         if let Some(entry) = self.devices.get_mut(&id) {
             (entry.suspended, entry.loaded) = (suspended, loaded.clone());
@@ -57,6 +60,15 @@ impl<M: Machine> Administrator<M> {
         problems
     }
 
+    /// The users of a device continue, unless it is suspended.
+    pub(super) fn let_users_in(&self, id: u32) -> Result<(), Reason> {
+        self.machine.call(move |thread| async move {
+            if let Some(device) = thread.group().device(id) {
+                device.release_users();
+            }
+        })
+    }
+
     fn start_one(&mut self, id: u32) -> Result<(), Problem> {
         let Some(device) = self.devices.get(&id).map(Device::state) else { return Ok(()) };
         let started = match self.ours(id, device.cookie) {
@@ -70,6 +82,7 @@ impl<M: Machine> Administrator<M> {
                 carried.and_then(|()| self.machine.start(id, true))
             }
         };
+        let started = started.and_then(|()| self.let_users_in(id));
         started.map_err(|why| not_started(&device, why))?;
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.waits = false;

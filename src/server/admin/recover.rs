@@ -226,8 +226,9 @@ impl<M: Machine> Administrator<M> {
         self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))
     }
 
-    /// Claims a device and serves its queues; no request arrives before it is started. Returns what
-    /// is lost by suspending it again: it is served all the same, and its disks are claimed.
+    /// Claims a device and serves its queues. The kernel may send requests from then on, which wait
+    /// until the device is started. Returns what is lost by suspending it again: it is served all
+    /// the same, and its disks are claimed.
     pub(super) fn serve_again(
         &mut self,
         prepared: &NewDevice<M>,
@@ -235,7 +236,8 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(DeviceInfo, Option<Reason>), Reason> {
         let taken = self.take_over(device.id, device.cookie);
         let served = taken.and_then(|info| {
-            let served = self.machine.serve(&info, &device.name, &prepared.target)?;
+            let waits = !mutant::is(Mutant::UsersBeforeStart);
+            let served = self.machine.serve(&info, &device.name, &prepared.target, waits)?;
             self.unless_silent(Errand::on(info.id, "recover"), served, |_, _| {})??;
             Ok(info)
         });

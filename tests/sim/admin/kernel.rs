@@ -33,6 +33,9 @@ pub struct Device {
     /// A user has it open without a claim.
     pub open: bool,
     pub pending: Vec<Pending>,
+    /// Requests that are sent to the next server before it starts the device: some kernels do that
+    /// as soon as all queues are served.
+    pub early: Vec<Pending>,
 }
 
 /// The requests that the kernel may refuse.
@@ -102,6 +105,7 @@ impl Kernel {
             in_use: false,
             open: false,
             pending: Vec::new(),
+            early: Vec::new(),
         };
         self.devices.insert(id, device);
         Some(info)
@@ -125,6 +129,14 @@ impl Kernel {
         // A request that has ended is not sent again, whether its user has looked or not.
         device.pending.retain(|pending| pending.result.borrow().is_none());
         Ok(device.pending.clone())
+    }
+
+    /// The requests that are sent to a device before it is started.
+    pub fn early(&mut self, id: u32) -> Vec<Pending> {
+        self.devices
+            .get_mut(&id)
+            .map(|device| std::mem::take(&mut device.early))
+            .unwrap_or_default()
     }
 
     /// Gives a device another length.

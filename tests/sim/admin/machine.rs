@@ -6,6 +6,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use dm_targets::copy;
+use dm_targets::device::Device;
 use dm_targets::disk::Host;
 use dm_targets::exec::Executor;
 use dm_targets::group::Group;
@@ -15,7 +16,7 @@ use dm_targets::units::Sectors;
 
 use super::kernel::{Control, Kernel, Pending};
 use super::open::{Hold, SimOpen, id_of};
-use super::process::spawn_pass;
+use super::process::{pass_to, spawn_pass};
 use super::records::{Directory, RecordsOfCow};
 use super::site::Site;
 use super::thread::{SimHandle, SimThread};
@@ -167,11 +168,21 @@ impl Machine for SimMachine {
         info: &DeviceInfo,
         _name: &str,
         target: &Held<SimHandle>,
+        again: bool,
     ) -> Result<Waited<Result<(), Reason>>, Reason> {
         let id = info.id;
         self.served.borrow_mut().insert(id, info.target_flags);
         let served = self.call_while_answered(target.job(move |thread, opened| async move {
-            Ok(thread.group.add(id, opened, |_| Ok(())).await?)
+            let (executor, site) = (thread.group.executor.clone(), thread.site.clone());
+            let early = site.kernel.borrow_mut().early(id);
+            let serve = |device: Rc<Device>| {
+                if again {
+                    device.hold_until_started();
+                }
+                early.iter().for_each(|one| pass_to(&executor, &site, &device, one));
+                Ok(())
+            };
+            Ok(thread.group.add(id, opened, serve).await?)
         }))?;
         if let Waited::Done(Err(_)) = &served {
             self.site.kernel.borrow_mut().handed_back(id);

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use dm_targets::device::Device;
 use dm_targets::disk::Host;
 use dm_targets::exec::Executor;
 
@@ -67,8 +68,18 @@ impl Process {
 /// Sends a request to a device.
 pub(super) fn spawn_pass(executor: &Executor, thread: &Rc<SimThread>, id: u32, pending: &Pending) {
     let Some(device) = thread.group.device(id) else { return };
-    let (request, result, site) =
-        (pending.request.clone(), pending.result.clone(), thread.site.clone());
+    pass_to(executor, &thread.site, &device, pending);
+}
+
+/// The same to a device that the group may not have yet.
+pub(super) fn pass_to(
+    executor: &Executor,
+    site: &Rc<Site>,
+    device: &Rc<Device>,
+    pending: &Pending,
+) {
+    let (request, result) = (pending.request.clone(), pending.result.clone());
+    let (site, device) = (site.clone(), device.clone());
     executor.spawn(async move {
         let outcome = device.pass(&request).await.map_err(|error| error.to_string());
         // Actions of a process after its end have no effect.
