@@ -62,6 +62,7 @@ mod races;
 mod reattached;
 mod resize;
 mod scale;
+mod stack_tables;
 mod stacks;
 mod stands;
 mod tables;
@@ -122,6 +123,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     whose::cases,
     reattached::cases,
     claims::cases,
+    stack_tables::cases,
     stacks::cases,
     stands::cases,
     copy::cases,

@@ -32,17 +32,17 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-const SIZE: u64 = 8 * MIB;
+pub(super) const SIZE: u64 = 8 * MIB;
 
 /// A device, with the disk that holds its bytes.
-struct Lower {
-    path: String,
-    first: String,
-    second: Option<String>,
+pub(super) struct Lower {
+    pub(super) path: String,
+    pub(super) first: String,
+    pub(super) second: Option<String>,
 }
 
 /// A mirror of two disks, or a range of one, with the name `m`.
-fn lower(is_mirror: bool) -> Lower {
+pub(super) fn lower(is_mirror: bool) -> Lower {
     let first = slice("leg0", "n0", 0, SIZE);
     if is_mirror {
         let second = slice("leg1", "n1", 0, SIZE);
@@ -54,13 +54,13 @@ fn lower(is_mirror: bool) -> Lower {
     Lower { path: out.line(), first, second: None }
 }
 
-fn snapshot(lower: &Lower, cow: &str, name: &str) -> String {
+pub(super) fn snapshot(lower: &Lower, cow: &str, name: &str) -> String {
     let path = &lower.path;
     let line = format!("snapshot --origin {path} --cow {cow} --chunk-size 16k --name {name}");
     server::add(&line)
 }
 
-fn assert_one_server(names: &[&str]) {
+pub(super) fn assert_one_server(names: &[&str]) {
     let pids: Vec<u64> = names.iter().map(|name| server::number(name, "/server_pid")).collect();
     assert!(pids.iter().all(|pid| *pid == pids[0]), "{names:?} are served by {pids:?}");
 }
