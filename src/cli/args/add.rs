@@ -94,7 +94,8 @@ pub struct Mirror {
 
 #[derive(Args)]
 pub struct Snapshot {
-    /// The disk to take a snapshot of: a block device or regular file
+    /// The disk to take a snapshot of: a block device or regular file. A mirror or a linear device
+    /// of ublk-dm may be in use (`/dev/ublkbN`), and is served together with its snapshots
     #[arg(long, value_name = "DEV")]
     pub origin: PathBuf,
     /// Where changed chunks are kept: a block device or regular file. If a snapshot is on it
