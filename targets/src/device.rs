@@ -281,21 +281,19 @@ impl Device {
     /// Holds new requests back until the target has none left, or that is given up. Returns whether
     /// the device ran before.
     ///
-    /// The users of a device that carries an origin are held first, and their requests end before
-    /// the origin's operations are held; but not with `noflush`: the target may return some of
-    /// these.
+    /// Requests of users that the origin has which the device carries are not waited for: they may
+    /// need more of the target, which waits like new ones.
     async fn hold(&self, noflush: bool) -> bool {
         let ran = self.gate.is_open();
         self.given_up.set(false);
         if self.carried.borrow().is_some() {
             self.users.hold();
-            self.target().suspend(noflush).await;
-            let over = || self.users.inside() == 0 || noflush || self.given_up.get();
-            self.users.until(|| over().then_some(())).await;
-            if self.given_up.get() {
-                return ran;
+            if mutant::is(Mutant::HeldFromBelow) {
+                self.target().suspend(noflush).await;
+                self.users.until(|| (self.users.inside() == 0 || noflush).then_some(())).await;
             }
         }
+        // A target that is suspended takes in what it cannot carry out: nothing may reach it then.
         self.gate.hold();
         self.target().suspend(noflush).await;
         let over = || self.gate.inside() == 0 || self.given_up.get();
@@ -308,7 +306,6 @@ impl Device {
     pub fn give_up(&self) {
         self.given_up.set(true);
         self.gate.wake();
-        self.users.wake();
         self.target().give_up();
     }
 

@@ -146,6 +146,8 @@ pub enum Mutant {
     UsersPassOrigin,
     /// I5: a device carries an origin while requests of its users are under way past it.
     CarriesTooEarly,
+    /// A device that carries an origin suspends its target before it holds the origin's operations.
+    HeldFromBelow,
     /// I5: a discard of a device that carries an origin asks no snapshot.
     CarriedDiscards,
     /// Snapshots that left an origin over a device count for the next device with its number.

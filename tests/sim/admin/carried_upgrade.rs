@@ -9,6 +9,7 @@ use dm_targets::units::{Sector, Sectors};
 
 use super::carried::live;
 use super::carried_stack::{Do, KEY, LOWER, Lower, Part, Stack, Upper};
+use super::early::write;
 use super::kernel::{Control, Pending};
 use super::process::Process;
 use super::site::Site;
@@ -252,6 +253,61 @@ fn pending(site: &Rc<Site>, sector: u64) -> Pending {
     let (kind, memory) = (RequestKind::Read, Memory::payload(payload));
     let request = Request { kind, sector: Sector(sector), count: Sectors(1), memory };
     Pending { request, payload, result: Rc::default() }
+}
+
+/// A device is suspended, or left, while writes of its users wait for copies to its snapshot. They
+/// need more of the device, which waits for none of them.
+fn held_among_writes(step: Do) -> Result<(), String> {
+    for (line, steps) in LOWER.iter().flat_map(|line| (0..40).map(move |steps| (*line, steps))) {
+        let mut stack = stack(line);
+        let (id, site) = (stack.device(Lower).unwrap().id, stack.town.site.clone());
+        let writes = [2, 4, 6].map(|sector| (sector, write(&mut stack, sector, 70)));
+        for (_, write) in &writes {
+            site.kernel.borrow_mut().devices.get_mut(&id).unwrap().pending.push(write.clone());
+            stack.town.processes[KEY].pass(id, write);
+        }
+        let executor = stack.town.processes[KEY].executor.clone();
+        let mut left = steps;
+        drop(site.run(&executor, || {
+            left -= 1;
+            left < 0
+        }));
+        stack.act(step)?;
+        if matches!(step, Do::Suspend(_)) {
+            stack.act(Do::Resume(Lower))?;
+        }
+        for part in [Lower, Upper] {
+            stack.judge(part)?;
+        }
+        for (sector, write) in &writes {
+            if !matches!(*write.result.borrow(), Some(Ok(()))) {
+                return Err(format!("{line}, {steps}: the write of {sector} has not ended"));
+            }
+            stack.disk.acknowledge(*sector, 70);
+        }
+        for part in [Lower, Upper] {
+            stack.judge(part)?;
+        }
+        stack.end()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn writes_that_wait_for_copies_hold_up_nothing() {
+    held_among_writes(Do::Upgrade(None)).unwrap();
+    held_among_writes(Do::Suspend(Lower)).unwrap();
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_device_that_is_held_from_below_is_noticed() {
+    for step in [Do::Upgrade(None), Do::Suspend(Lower)] {
+        dm_targets::mutant::set(Some(dm_targets::mutant::Mutant::HeldFromBelow));
+        let held = std::panic::catch_unwind(|| held_among_writes(step));
+        dm_targets::mutant::set(None);
+        assert!(!matches!(held, Ok(Ok(()))), "{step:?}: it is not noticed");
+    }
 }
 
 #[test]

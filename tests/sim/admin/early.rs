@@ -17,14 +17,21 @@ use super::model;
 #[cfg(feature = "mutants")]
 use crate::server::admin::mutant::{self, Mutant};
 
-/// A user writes to the device while it has no server.
-fn early(stack: &mut Stack, sector: usize, value: u32) -> Pending {
-    let (site, id) = (stack.town.site.clone(), stack.device(Lower).unwrap().id);
+/// A write of a user to the device, which nobody has yet.
+pub(super) fn write(stack: &mut Stack, sector: usize, value: u32) -> Pending {
+    let site = stack.town.site.clone();
     let payload = site.payload(model::sector(value));
     let (kind, memory) = (RequestKind::Write { fua: false }, Memory::payload(payload));
     let request = Request { kind, sector: Sector(sector as u64), count: Sectors(1), memory };
     let pending = Pending { request, payload, result: Rc::default() };
     stack.disk.begin(sector, value);
+    pending
+}
+
+/// A user writes to the device while it has no server.
+fn early(stack: &mut Stack, sector: usize, value: u32) -> Pending {
+    let (site, id) = (stack.town.site.clone(), stack.device(Lower).unwrap().id);
+    let pending = write(stack, sector, value);
     site.kernel.borrow_mut().devices.get_mut(&id).unwrap().early.push(pending.clone());
     pending
 }
