@@ -173,8 +173,8 @@ impl<M: Machine> Administrator<M> {
         Err(format!("{path}: {what}").into())
     }
 
-    /// Refuses a deleted snapshot of another device. One that was deleted and made again is another:
-    /// it has no lasting name, and nothing tells whether what is below it has changed meanwhile.
+    /// Refuses a deleted snapshot of another device. A device that was deleted and made again is
+    /// another one: nothing tells whether what is below it has changed meanwhile.
     pub(super) fn refuse_store_of_another(
         &self,
         path: &str,

@@ -1,6 +1,6 @@
 //! Snapshots of a mirror, or of a range, in the server of that device, when things go wrong or
-//! change below them: a leg dies, a COW is full, the device is suspended and its server killed while
-//! all is written; tables are replaced, devices grow, discard, are deleted and made again.
+//! change below them: a leg dies, a COW is full, the device is suspended and its server killed
+//! while all is written; tables are replaced, devices grow, discard, are deleted and made again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
