@@ -89,7 +89,7 @@ pub struct Device {
     carried: RefCell<Option<Rc<Origin>>>,
     /// The same for the users: inside are those of their requests that the origin has, if the
     /// device carries one; held and closed with the other one then. Held in any case until a device
-    /// that is taken over has been started.
+    /// that is taken over is about to be started.
     users: Gate,
     /// Requests of users that the target has without the origin.
     direct: Cell<usize>,

@@ -1,9 +1,9 @@
 //! Devices that this server has taken over but that the kernel has not started: their targets are
 //! active and their queues are served, and their users wait.
 //!
-//! Rules kept here: no request is carried out before the device is started, since kernels send
-//! requests as soon as all queues are served, when an origin may not have all its snapshots yet
-//! (I5, I9). Such a device is shown as waiting for `recover`, and every `recover` tries again
+//! Rules kept here: no request is carried out before the device is about to be started: kernels can
+//! send requests as soon as all queues are served, when an origin may not have all its snapshots
+//! yet (I5, I9). Such a device is shown as waiting for `recover`, and every `recover` tries again
 //! to start it. It is not removed: a snapshot that left its origin for that would be lost, and an
 //! origin's other devices would have to end.
 
@@ -28,8 +28,8 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(), Problem> {
         let DeviceState { id, ref name, suspended, ref loaded, .. } = device;
         let carried = self.carry_again(&device);
-        let started = carried.and_then(|()| self.machine.start(id, true));
-        let started = started.and_then(|()| self.let_users_in(id));
+        let ready = carried.and_then(|()| self.let_users_in(id));
+        let started = ready.and_then(|()| self.machine.start(id, true));
         drop(self.keep(prepared, info, name.clone()));
         if let Some(entry) = self.devices.get_mut(&id) {
             (entry.suspended, entry.loaded) = (suspended, loaded.clone());
@@ -75,14 +75,13 @@ impl<M: Machine> Administrator<M> {
             Err(why) => Err(why),
             Ok(None) => Err(replaced(id)),
             // An earlier attempt, no longer waited for, has succeeded.
-            Ok(Some(info)) if info.state == DiskState::Live => Ok(()),
+            Ok(Some(info)) if info.state == DiskState::Live => self.let_users_in(id),
             Ok(Some(info)) if info.state == DiskState::Dead => Err(no_longer_waits(id, &info)),
             Ok(Some(_)) => {
-                let carried = self.carry_again(&device);
-                carried.and_then(|()| self.machine.start(id, true))
+                let ready = self.carry_again(&device).and_then(|()| self.let_users_in(id));
+                ready.and_then(|()| self.machine.start(id, true))
             }
         };
-        let started = started.and_then(|()| self.let_users_in(id));
         started.map_err(|why| not_started(&device, why))?;
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.waits = false;
