@@ -82,7 +82,8 @@ fn broken(seed: u64) {
     ublk_dm("del s t full").ok();
     server::del("m");
     server::assert_nothing_left("del");
-    let judge = kernel::snapshot("judge", lower.second.as_deref().unwrap(), &cow, "P", 32);
+    let judge =
+        kernel::snapshot("judge", lower.second.as_deref().expect("a mirror"), &cow, "P", 32);
     view.verify(&Disk::open(&judge));
     kernel::remove("judge");
 }
@@ -162,7 +163,7 @@ fn again() {
     Disk::open(&snap).write(8, &Buf::new(8));
     ublk_dm("del s m").ok();
     // The same disks, but nothing tells what was done with them.
-    let (first, second) = (&lower.first, lower.second.as_deref().unwrap());
+    let (first, second) = (&lower.first, lower.second.as_deref().expect("a mirror"));
     let made = server::add(&format!("mirror --leg {first} --leg {second} --nosync --name m"));
     assert_eq!(&made, path);
     assert!(ublk_dm(&line).refused().stderr.contains("--other-origin takes it"));
