@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::cow::Cow;
 use super::device_ref::DeviceRef;
 use super::known::{KnownDisk, KnownDisks};
+use crate::failure::Reason;
 
 /// How a device is served, whatever its table is. Fixed when the kernel adds the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

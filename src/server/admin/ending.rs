@@ -12,7 +12,6 @@ use super::machine::{Machine, Removed, Thread, Waited};
 use super::mutant::{self, Mutant};
 use super::notes::joined;
 use super::state::Administrator;
-use super::undo::joined;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceRef, Reply};

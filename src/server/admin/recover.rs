@@ -22,7 +22,6 @@ use super::notes::joined;
 use super::orphans::{record_departure, record_lost};
 use super::silent::Silent;
 use super::state::Administrator;
-use super::undo::joined;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceRef, DeviceState, Problem, Reply};

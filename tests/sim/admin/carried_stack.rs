@@ -160,8 +160,8 @@ impl Stack {
             Command::Recover(devices)
         };
         match self.ask(command)? {
-            Reply::Recovered { problems } if problems.is_empty() => Ok(()),
-            Reply::Recovered { problems } => {
+            Reply::Recovered { problems, .. } if problems.is_empty() => Ok(()),
+            Reply::Recovered { problems, .. } => {
                 let all: Vec<String> = problems.iter().map(|one| one.why.to_string()).collect();
                 Err(all.join("; "))
             }

@@ -41,7 +41,7 @@ fn taken_over(town: &mut Town) {
     let process = Process::start(&town.site, L.key()).unwrap();
     town.processes.insert(L.key(), process);
     match town.ask(L.key(), Command::Recover(state)) {
-        Ok(Reply::Recovered { problems }) if problems.is_empty() => {}
+        Ok(Reply::Recovered { problems, .. }) if problems.is_empty() => {}
         other => panic!("{other:?}"),
     }
     if town.state(L.key()).unwrap()[0].suspended {
