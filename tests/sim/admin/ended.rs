@@ -3,10 +3,12 @@
 
 use dm_targets::sim::disk::Class;
 use dm_targets::table::{Table, TargetParams};
+use dm_targets::units::Sector;
 
 use super::Step::{self, Add, Del, Fail, Replace, Write};
 use super::What::Mirror;
 use super::act;
+use super::contents::make_ext4;
 use super::process::Process;
 use super::records::Files;
 use super::town::Town;
@@ -111,6 +113,23 @@ fn the_log_of_an_earlier_mirror_is_not_asked_about_a_later_one() {
     drop(town.site.run(&town.processes["mirror-a"].executor, || false));
     let image = |disk: usize| town.site.disks[disk].disk.borrow().visible();
     assert_eq!(image(4), image(3), "the log has called them equal");
+}
+
+/// The log of the kernel, or of an earlier version, is clean and names no legs: others may be there.
+#[test]
+fn a_named_source_is_not_copied_over_other_content_for_a_log_without_names() {
+    let mut town = Town::new(1, true);
+    let mut log = town.site.disks[1].disk.borrow().visible();
+    let mut bytes = [0; 3 * 512];
+    bytes[..9].copy_from_slice(&[0x72, 0x52, 0x69, 0x4D, 2, 0, 0, 0, 4]);
+    bytes[1024] = 0x0F;
+    log.write(Sector(0), &bytes);
+    town.site.put(1, log);
+    make_ext4(&town, 3, 0, 1);
+    make_ext4(&town, 4, 0, 2);
+    let named = DeviceSpec { source: Some(1), ..with_log("/c0", ["/b", "/a"]) };
+    let why = add(&mut town, named).unwrap_err();
+    assert!(why.contains("/b: holds ext4"), "{why}");
 }
 
 /// After a restart of the machine the log alone knows which leg is up to date.

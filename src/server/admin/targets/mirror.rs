@@ -335,8 +335,8 @@ fn check_log(disks: &Disks<impl OpenDisk>, force: bool) -> Result<(), Reason> {
     }
 }
 
-/// Refuses to recover over a leg that holds something other than the source does. A log that is
-/// about all of these legs decides by itself what is recovered.
+/// Refuses to recover over a leg that holds something other than the source does. A log decides by
+/// itself what is recovered if it names all of these legs, or none and no source is named.
 fn check_legs(
     disks: &Disks<impl OpenDisk>,
     mirror: &Table,
@@ -352,7 +352,8 @@ fn check_legs(
         let (renamed, now) = names_of(mirror, disks);
         match LegFlags::source_beside_foreign(&header, &renamed, &now) {
             Some(source) => by_log = source,
-            None => return Ok(()),
+            None if spec.source.is_none() || LegFlags::recorded(&header).is_some() => return Ok(()),
+            None => {}
         }
     }
     let ids = identities(&mirror.legs, &disks.legs);
