@@ -92,15 +92,16 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Journal(what) => journal::run(&what)?,
         Verb::Features { json } => show::features(json)?,
         Verb::Serve { key, standby } => return process::serve(&key, standby),
-        Verb::DeleteDevice { id, cookie } => {
-            // The process that started this one reads stdout.
-            if let Err(why) = apart::delete_now(id, cookie) {
-                terminal::print(&why.written())?;
-                return Ok(ExitCode::FAILURE);
-            }
-        }
+        Verb::DeleteDevice { id, cookie } => return delete_device(id, cookie),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Deletes a device for the process that started this one, and reads its stdout.
+fn delete_device(id: u32, cookie: u64) -> Result<ExitCode, Failure> {
+    let Err(why) = apart::delete_now(id, cookie) else { return Ok(ExitCode::SUCCESS) };
+    terminal::print(&why.written())?;
+    Ok(ExitCode::FAILURE)
 }
 
 /// `check` and `dump`: the result goes to stdout as it is found, and the verdict is the exit code.

@@ -115,7 +115,8 @@ fn the_log_of_an_earlier_mirror_is_not_asked_about_a_later_one() {
     assert_eq!(image(4), image(3), "the log has called them equal");
 }
 
-/// The log of the kernel, or of an earlier version, is clean and names no legs: others may be there.
+/// The log of the kernel, or of an earlier version, is clean and names no legs: others may be
+/// there.
 #[test]
 fn a_named_source_is_not_copied_over_other_content_for_a_log_without_names() {
     let mut town = Town::new(1, true);

@@ -261,16 +261,19 @@ fn has_begun(town: &mut Town, plain: &Content, merged: &Content) -> Result<bool,
 }
 
 /// The server ends at every step from the command to a write after the end; the next one finishes.
+/// The server ends some changes later.
+fn crash_after(town: &Town, changes: u64) {
+    let mut shared = town.site.shared.lock().unwrap();
+    shared.crash_at = Some(shared.changes + changes);
+}
+
 #[test]
 fn the_next_server_keeps_the_snapshot_at_every_step() {
     let (mut before, mut within, mut after) = (0, 0, 0);
     for step in 1..900 {
         let mut town = merging::town();
         let (mut merged, plain) = (snapshot_of(&town), town.origin.clone());
-        {
-            let mut shared = town.site.shared.lock().unwrap();
-            shared.crash_at = Some(shared.changes + step);
-        }
+        crash_after(&town, step);
         let wrong = |why: String| -> String { format!("step {step}: {why}") };
         let mut done = town.keep(false, false).map(drop);
         for _ in 0..50 {

@@ -329,10 +329,8 @@ fn check_region<D>(mirror: &Table, disks: &Disks<D>) -> Result<(), Reason> {
 
 /// Refuses a log device that holds other content.
 fn check_log(disks: &Disks<impl OpenDisk>, force: bool) -> Result<(), Reason> {
-    match &disks.log {
-        Some(log) if !force => refuse_other(log, Some(SignatureKind::MirrorLog), "a dirty log"),
-        _ => Ok(()),
-    }
+    let Some(log) = disks.log.as_ref().filter(|_| !force) else { return Ok(()) };
+    refuse_other(log, Some(SignatureKind::MirrorLog), "a dirty log")
 }
 
 /// Refuses to recover over a leg that holds something other than the source does. A log decides by
