@@ -175,7 +175,12 @@ pub fn completed(path: &str, field: usize) -> u64 {
 
 /// Whether a disk is unclaimed.
 pub fn is_free(path: &str) -> bool {
-    OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path).is_ok()
+    claim(path).is_ok()
+}
+
+/// Claims a disk until the file is closed, as a mount does.
+pub fn claim(path: &str) -> std::io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path)
 }
 
 /// Makes a disk as good as new: discarded, and certainly zero at its start and end.

@@ -12,7 +12,7 @@ use super::fio::verify;
 use super::process::pid_of;
 use super::upgrade::{other, upgrade};
 use crate::Case;
-use crate::disk::{Buf, Disk, MIB, completed, node, slice};
+use crate::disk::{Buf, Disk, MIB, claim, completed, node, slice};
 use crate::load::{self, StopOnDrop};
 use crate::model::View;
 use crate::runner::scratch;
@@ -209,6 +209,17 @@ fn deleted() {
         assert!(out.stderr.contains("s is a snapshot of it: delete that first"), "{}", out.stderr);
     }
     Disk::open(&snap).write(8, &Buf::new(8));
+    {
+        // As a mount has it: it would stay, and be written without its snapshot.
+        let _claim = claim(&lower.path).expect("it is not in use");
+        for command in ["del --all", "del m s"] {
+            let out = ublk_dm(command);
+            let why = "s: not deleted, because its origin m stays and would invalidate it";
+            let lines = out.stderr.lines().count();
+            assert!(out.code == 1 && lines == 2 && out.stderr.contains(why), "{}", out.stderr);
+            assert_one_server(&["m", "s"]);
+        }
+    }
     ublk_dm("del s").ok();
     snapshot(&lower, &cow, "s");
     ublk_dm("del s").ok();
