@@ -3,6 +3,7 @@
 
 use std::num::NonZeroU64;
 
+use super::hold_and_are_noticed;
 use super::merge_command::snapshot_of;
 use super::merge_refused::{full_cow, open_device};
 use super::merging::{self, O, S};
@@ -324,19 +325,12 @@ fn undone_adds_begin_none() -> Result<(), String> {
 
 #[test]
 fn a_deferred_merge_begins_only_where_nobody_is_surprised() {
-    type Rule = fn() -> Result<(), String>;
-    let rules: [(Rule, Mutant); 3] = [
+    let rules: [(super::Rule, Mutant); 3] = [
         (waits_for_open_origins, Mutant::DeferredUnderOpen),
         (full_snapshots_are_not_merged, Mutant::FullMerged),
         (undone_adds_begin_none, Mutant::BegunBeforeUndo),
     ];
-    for (rule, broken) in rules {
-        rule().unwrap_or_else(|why| panic!("{broken:?}: {why}"));
-        mutant::set(Some(broken));
-        let wrong = rule();
-        mutant::set(None);
-        assert_eq!(wrong.is_err(), cfg!(feature = "mutants"), "{broken:?}: nothing is noticed");
-    }
+    hold_and_are_noticed(&rules);
 }
 
 /// The server ends at every step of `merge --defer`, or of the take-over that carries the wish

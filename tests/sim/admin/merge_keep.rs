@@ -3,13 +3,14 @@
 
 use dm_targets::table::TargetParams;
 
+use super::hold_and_are_noticed;
 use super::merge_command::snapshot_of;
 use super::merge_refused::open_device;
 use super::merging::{self, O, S};
 use super::model::Content;
 use super::town::{Town, What};
 use crate::protocol::{Command, DeviceState, MergeChange, MergeObject, Reply, TargetObject};
-use crate::server::admin::mutant::{self, Mutant};
+use crate::server::admin::mutant::Mutant;
 
 impl Town {
     /// `merge --keep`, with `--force` or `--defer`.
@@ -228,11 +229,9 @@ fn deferred() -> Result<(), String> {
 }
 
 /// A rule; the error says how it is broken.
-type Rule = fn() -> Result<(), String>;
-
 #[test]
 fn a_snapshot_is_kept_over_its_merge() {
-    let rules: [(Rule, Mutant); 6] = [
+    let rules: [(super::Rule, Mutant); 6] = [
         (kept, Mutant::KeptUnjoined),
         (taken_over, Mutant::KeptWishForgotten),
         (ended_at_once, Mutant::KeptUnrecorded),
@@ -240,13 +239,7 @@ fn a_snapshot_is_kept_over_its_merge() {
         (unrecoverable_is_refused, Mutant::UnrecoverableKept),
         (deferred, Mutant::DeferredKeepForgotten),
     ];
-    for (rule, broken) in rules {
-        rule().unwrap_or_else(|why| panic!("{broken:?}: {why}"));
-        mutant::set(Some(broken));
-        let wrong = rule();
-        mutant::set(None);
-        assert_eq!(wrong.is_err(), cfg!(feature = "mutants"), "{broken:?}: nothing is noticed");
-    }
+    hold_and_are_noticed(&rules);
 }
 
 /// What the devices must show, from what is on record: `true` if the merge has begun.

@@ -269,6 +269,20 @@ fn hunt(mutant: Mutant) -> (u64, Option<String>) {
     (states, broken)
 }
 
+/// A rule of one subject; the error says how it is broken.
+type Rule = fn() -> Result<(), String>;
+
+/// Each rule holds, and is noticed to be broken by its mutant.
+fn hold_and_are_noticed(rules: &[(Rule, Mutant)]) {
+    for (rule, broken) in rules {
+        rule().unwrap_or_else(|why| panic!("{broken:?}: {why}"));
+        mutant::set(Some(*broken));
+        let wrong = rule();
+        mutant::set(None);
+        assert_eq!(wrong.is_err(), cfg!(feature = "mutants"), "{broken:?}: nothing is noticed");
+    }
+}
+
 /// Prints one of the stories, to see what it leads to.
 #[test]
 fn a_story_is_told() {

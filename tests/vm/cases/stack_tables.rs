@@ -2,17 +2,14 @@
 //! change below them: a leg dies, a COW is full, the device is suspended and its server killed
 //! while all is written; tables are replaced, devices grow, discard, are deleted and made again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::admin::kill;
-use super::fio::verify;
 use super::resize::kernel_resizes;
-use super::stacks::{SIZE, assert_one_server, lower, snapshot};
+use super::stacks::{SIZE, assert_one_server, lower, snapshot, under_load};
 use crate::Case;
 use crate::disk::{Buf, Disk, node, slice};
-use crate::load::StopOnDrop;
 use crate::model::View;
 use crate::sh::{sh, ublk_dm};
 use crate::{kernel, server};
@@ -38,41 +35,26 @@ fn broken(seed: u64) {
     view.fill(&Disk::open(&lower.path));
     let (snap, written) = (snapshot(&lower, &cow, "s"), snapshot(&lower, &second, "t"));
     snapshot(&lower, &small, "full");
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _stop = StopOnDrop(&stop);
-        let passes = |path: &str| {
-            let passes = (0..).take_while(|_| !stop.load(Ordering::Relaxed));
-            passes.map(|pass| verify(path, seed.wrapping_add(pass), 512, 1)).count()
-        };
-        let writers = [&lower.path, &written].map(|path| scope.spawn(move || passes(path)));
-        for round in 0..12 {
-            let is_over = writers.iter().any(|writer| writer.is_finished());
-            assert!(!is_over, "round {round}: an error");
-            match round {
-                4 => kernel::swap("leg0", &format!("0 {SIZE} error")),
-                6 | 10 => {
+    under_load([&lower.path, &written], seed, 12, |round| {
+        match round {
+            4 => kernel::swap("leg0", &format!("0 {SIZE} error")),
+            6 | 10 => {
+                kill("m");
+                ublk_dm("recover --all").ok();
+            }
+            _ => {
+                ublk_dm(if round % 2 == 0 { "suspend m" } else { "suspend --noflush m" }).ok();
+                thread::sleep(Duration::from_millis(100));
+                if round == 8 {
                     kill("m");
                     ublk_dm("recover --all").ok();
                 }
-                _ => {
-                    ublk_dm(if round % 2 == 0 { "suspend m" } else { "suspend --noflush m" }).ok();
-                    thread::sleep(Duration::from_millis(100));
-                    if round == 8 {
-                        kill("m");
-                        ublk_dm("recover --all").ok();
-                    }
-                    ublk_dm("resume m").ok();
-                }
+                ublk_dm("resume m").ok();
             }
-            thread::sleep(Duration::from_millis(500));
-            assert_one_server(&["m", "s", "t", "full"]);
-            view.verify(&Disk::open_read_only(&snap));
         }
-        stop.store(true, Ordering::Relaxed);
-        for writer in writers {
-            writer.join().expect("fio sees no error");
-        }
+        thread::sleep(Duration::from_millis(500));
+        assert_one_server(&["m", "s", "t", "full"]);
+        view.verify(&Disk::open_read_only(&snap));
     });
     assert!(server::status("full").ends_with("Invalid"), "{}", server::status("full"));
     for name in ["m", "s", "t"] {

@@ -241,6 +241,29 @@ fn deleted() {
     server::assert_nothing_left("del --all");
 }
 
+/// fio writes to these devices and verifies what it reads, without an error, while `act` is called
+/// for each round.
+pub(super) fn under_load(paths: [&String; 2], seed: u64, rounds: usize, act: impl Fn(usize)) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        let passes = |path: &str| {
+            let passes = (0..).take_while(|_| !stop.load(Ordering::Relaxed));
+            passes.map(|pass| verify(path, seed.wrapping_add(pass), 512, 1)).count()
+        };
+        let writers = paths.map(|path| scope.spawn(move || passes(path)));
+        for round in 0..rounds {
+            let is_over = writers.iter().any(|writer| writer.is_finished());
+            assert!(!is_over, "round {round}: an error");
+            act(round);
+        }
+        stop.store(true, Ordering::Relaxed);
+        for writer in writers {
+            writer.join().expect("fio sees no error");
+        }
+    });
+}
+
 /// Another program takes over, again and again, while fio writes to the device and to a snapshot of
 /// it; another snapshot shows what was there. One that cannot take over changes nothing.
 fn upgraded(seed: u64) {
@@ -256,37 +279,22 @@ fn upgraded(seed: u64) {
     assert!(out.stderr.contains("m, of which it is a snapshot, is suspended"), "{}", out.stderr);
     assert!(begun.elapsed() < Duration::from_secs(20) && pid_of("m") == pid, "{}", out.stderr);
     ublk_dm("resume m").ok();
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _stop = StopOnDrop(&stop);
-        let passes = |path: &str| {
-            let passes = (0..).take_while(|_| !stop.load(Ordering::Relaxed));
-            passes.map(|pass| verify(path, seed.wrapping_add(pass), 512, 1)).count()
+    under_load([&lower.path, &written], seed, 10, |round| {
+        let before = pid_of("m");
+        let (broken, program) = match round {
+            4 => ("refuses", other()),
+            8 => ("dies", other()),
+            even if even % 2 == 0 => ("nothing", other()),
+            _ => ("nothing", binary()),
         };
-        let writers = [&lower.path, &written].map(|path| scope.spawn(move || passes(path)));
-        for round in 0..10 {
-            let is_over = writers.iter().any(|writer| writer.is_finished());
-            assert!(!is_over, "round {round}: an error");
-            let before = pid_of("m");
-            let (broken, program) = match round {
-                4 => ("refuses", other()),
-                8 => ("dies", other()),
-                even if even % 2 == 0 => ("nothing", other()),
-                _ => ("nothing", binary()),
-            };
-            let out = upgrade(&program, broken, "s");
-            assert_eq!(out.code == 0, broken == "nothing", "{broken}: {}", out.stderr);
-            let is_back = out.stderr.contains("served by the old program again");
-            assert!(is_back || out.code == 0, "{broken}: {}", out.stderr);
-            assert!(pid_of("m") != before, "round {round}: {}", out.stderr);
-            assert_one_server(&["m", "s", "t"]);
-            view.verify(&Disk::open_read_only(&snap));
-            println!("  round {round}: {}", out.stdout.lines().next().unwrap_or(&out.stderr));
-        }
-        stop.store(true, Ordering::Relaxed);
-        for writer in writers {
-            writer.join().expect("fio sees no error");
-        }
+        let out = upgrade(&program, broken, "s");
+        assert_eq!(out.code == 0, broken == "nothing", "{broken}: {}", out.stderr);
+        let is_back = out.stderr.contains("served by the old program again");
+        assert!(is_back || out.code == 0, "{broken}: {}", out.stderr);
+        assert!(pid_of("m") != before, "round {round}: {}", out.stderr);
+        assert_one_server(&["m", "s", "t"]);
+        view.verify(&Disk::open_read_only(&snap));
+        println!("  round {round}: {}", out.stdout.lines().next().unwrap_or(&out.stderr));
     });
     for name in ["m", "s", "t"] {
         let errors = server::number(name, "/stats/errors");
