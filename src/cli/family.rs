@@ -7,6 +7,8 @@
 //! `load` replaces. A new device over a disk that the server of that name no longer has gets a name
 //! of its own, with a number appended. A device without disks has a server of its own. A snapshot
 //! of a mirror, or of a device made of ranges, joins that device's family, which has its server.
+//! `load` can make the device of an origin of any other one, and back: a family is found by the
+//! tables of its devices, and named after what it began with.
 //!
 //! Rule kept here: what was looked at without the lock is looked at again under it. One lock is
 //! held at a time, so that no command waits for two families.
@@ -23,6 +25,9 @@ use crate::failure::Failure;
 use crate::protocol::DeviceState;
 use crate::rundir::{FamilyLock, RunDir, Server, State, family_key};
 use crate::storage::{DiskId, ublk_number};
+
+/// How the names of families begin that are made of ranges.
+const LINES: &str = "linear-";
 
 /// How often another command may change the family before its lock is acquired.
 const TRIES: u32 = 16;
@@ -92,9 +97,6 @@ fn find(
 ) -> Result<(String, Option<DeviceState>), Failure> {
     let moves = can_leave(&wanted.table.params);
     let carrier = if moves { None } else { ublk_number(disk) };
-    if !moves && wanted.own_name.is_none() && carrier.is_none() {
-        return Ok((base.to_owned(), None));
-    }
     let keys = rundir.keys()?;
     let states: Vec<_> =
         keys.iter().map(|key| (key.as_str(), rundir.state(key).ok().flatten())).collect();
@@ -108,8 +110,50 @@ fn find(
             return Ok((key.to_owned(), None));
         }
     }
-    let key = if moves { key_among(&states, base, disk, DiskId::of_path) } else { base.to_owned() };
+    let key = match moves {
+        true => key_among(&states, base, disk, DiskId::of_path),
+        false => key_of_origin(&states, base, disk, DiskId::of_path),
+    };
     Ok((key, None))
+}
+
+/// The family of an origin: that which is named after it, or one in which another device has got
+/// the origin's table since, with `load`.
+fn key_of_origin<E>(
+    states: &[(&str, Option<State>)],
+    base: &str,
+    disk: DiskId,
+    find: impl Fn(&Path) -> Result<DiskId, E>,
+) -> String {
+    let is_its = |device: &DeviceState| !can_leave(&device.spec.table.params);
+    let key = key_with(states, base, disk, find, is_its);
+    key.unwrap_or(base).to_owned()
+}
+
+/// The family with another name than `base` that has such a device of a disk; `None` if the family
+/// of that name has devices.
+fn key_with<'a, E>(
+    states: &[(&'a str, Option<State>)],
+    base: &str,
+    disk: DiskId,
+    find: impl Fn(&Path) -> Result<DiskId, E>,
+    is_such: impl Fn(&DeviceState) -> bool,
+) -> Option<&'a str> {
+    let is_on = |device: &DeviceState| {
+        let word = device.spec.table.params.family().disk;
+        device.disks.contains(&disk.block_number())
+            && word.is_some_and(|word| find(Path::new(word)).is_ok_and(|found| found == disk))
+    };
+    let devices = |state: &Option<State>| {
+        state.iter().flat_map(|state| state.devices.clone()).collect::<Vec<_>>()
+    };
+    let is_empty = |key: &str| {
+        let named = states.iter().filter(|(other, _)| *other == key);
+        named.flat_map(|(_, state)| devices(state)).next().is_none()
+    };
+    let has = |state: &Option<State>| devices(state).iter().any(|one| is_such(one) && is_on(one));
+    let other = || states.iter().find(|(key, state)| *key != base && has(state));
+    if is_empty(base) { other().map(|(key, _)| *key) } else { None }
 }
 
 /// The family of the ublk device with this number, if that device is to carry the origin of a new
@@ -210,6 +254,14 @@ fn key_among<E>(
     if let Some((key, _)) = known.find(|(_, state)| state.as_ref().is_some_and(&has)) {
         return (*key).to_owned();
     }
+    // An origin's device that has got ranges of its disk since.
+    let is_lines = |device: &DeviceState| {
+        let table = &device.spec.table;
+        base.starts_with(LINES) && table.params.segments(table.len).is_some()
+    };
+    if let Some(key) = key_with(states, base, disk, &find, is_lines) {
+        return key.to_owned();
+    }
     // A server without a recorded device may have any disk: the command waits for its lock, and
     // then looks again.
     let is_others = |key: &str| {
@@ -251,118 +303,4 @@ fn may_have<E>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::{DeviceSpec, KnownDisks};
-
-    fn mirror(name: &str, legs: [u32; 2], disks: &[u32]) -> DeviceState {
-        let line = format!("0 64 mirror core 1 16 2 /d/{} 0 /d/{} 0", legs[0], legs[1]);
-        DeviceState {
-            id: 0,
-            cookie: 1,
-            name: name.to_owned(),
-            disks: disks.iter().map(|minor| (7, *minor)).collect(),
-            spec: DeviceSpec::of_line(&line),
-            suspended: false,
-            loaded: None,
-            cow: None,
-            lost: false,
-            known: KnownDisks::default(),
-            coming: Vec::new(),
-        }
-    }
-
-    fn state(devices: Vec<DeviceState>) -> Option<State> {
-        Some(State::new("boot".to_owned(), devices))
-    }
-
-    fn disk(minor: u32) -> DiskId {
-        DiskId::Block { major: 7, minor }
-    }
-
-    /// `/d/N` is the disk 7:N; other paths do not resolve.
-    fn find(path: &Path) -> Result<DiskId, ()> {
-        let minor = path.strip_prefix("/d").ok().and_then(|minor| minor.to_str()?.parse().ok());
-        minor.filter(|minor| *minor < 90).map(disk).ok_or(())
-    }
-
-    fn key(states: &[(&str, Option<State>)], minor: u32) -> String {
-        key_among(states, &format!("mirror-block-7-{minor}"), disk(minor), find)
-    }
-
-    #[test]
-    fn a_mirror_joins_the_server_that_has_its_first_leg() {
-        assert_eq!(key(&[], 1), "mirror-block-7-1");
-        let has_it = [("mirror-block-7-1", state(vec![mirror("m", [1, 2], &[1, 2])]))];
-        assert_eq!(key(&has_it, 1), "mirror-block-7-1");
-        // A server that has just started is asked, and so is one whose state cannot be read.
-        assert_eq!(key(&[("mirror-block-7-1", None)], 1), "mirror-block-7-1");
-        assert_eq!(key(&[("mirror-block-7-1", state(vec![]))], 1), "mirror-block-7-1");
-    }
-
-    #[test]
-    fn a_disk_that_a_mirror_no_longer_has_is_free_for_another() {
-        // The first leg was replaced; its number is still recorded.
-        let freed = ("mirror-block-7-1", state(vec![mirror("m", [3, 2], &[1, 2, 3])]));
-        assert_eq!(key(std::slice::from_ref(&freed), 1), "mirror-block-7-1-2");
-        let second = ("mirror-block-7-1-2", state(vec![mirror("n", [1, 4], &[1, 4])]));
-        assert_eq!(
-            key(&[freed.clone(), second.clone()], 1),
-            "mirror-block-7-1-2",
-            "who has it is asked"
-        );
-        assert_eq!(key(&[second], 1), "mirror-block-7-1-2", "the first one has ended meanwhile");
-        // The first leg of the second mirror was replaced as well.
-        let second = ("mirror-block-7-1-2", state(vec![mirror("n", [5, 4], &[1, 4, 5])]));
-        assert_eq!(key(&[freed, second], 1), "mirror-block-7-1-3");
-        // The family of another disk does not count, although its name starts the same.
-        let other = ("mirror-block-7-11", state(vec![mirror("m", [1, 2], &[1, 2])]));
-        assert_eq!(key(&[other], 1), "mirror-block-7-1");
-    }
-
-    #[test]
-    fn a_linear_device_that_has_moved_leaves_its_first_disk_to_others() {
-        let linear = |line: &str, disks: &[u32]| {
-            let mut device = mirror("l", [1, 2], disks);
-            device.spec = DeviceSpec::of_line(line);
-            device
-        };
-        let on = |line: &str, minor: u32| {
-            key(&[("mirror-block-7-1", state(vec![linear(line, &[minor])]))], 1)
-        };
-        assert_eq!(on("0 64 linear /d/1 0", 1), "mirror-block-7-1");
-        assert_eq!(on("0 8 zero\n8 8 linear /d/1 0", 1), "mirror-block-7-1");
-        assert_eq!(on("0 64 linear /d/2 0", 2), "mirror-block-7-1-2");
-        // An origin's family keeps its name: it is the origin's own.
-        assert_eq!(on("0 64 snapshot-origin /d/2", 2), "mirror-block-7-1");
-    }
-
-    #[test]
-    fn a_leg_that_cannot_be_found_may_be_any() {
-        let gone = ("mirror-block-7-1", state(vec![mirror("m", [99, 2], &[1, 2])]));
-        assert_eq!(key(std::slice::from_ref(&gone), 1), "mirror-block-7-1");
-    }
-
-    #[test]
-    fn a_mirror_is_its_commands_own_after_its_legs_were_changed() {
-        let own = |base: &str, name: &str, legs: [u32; 2]| {
-            let states = [("mirror-block-7-1", state(vec![mirror("m", [3, 2], &[1, 2, 3])]))];
-            let wanted = mirror(name, legs, &[]).spec.table;
-            let wanted = Wanted { table: &wanted, name: Some(name), own_name: Some(name) };
-            own_among(&states, &wanted, base).map(|(key, _)| key.to_owned())
-        };
-        let family = Some("mirror-block-7-1".to_owned());
-        assert_eq!(
-            own("mirror-block-7-1", "m", [1, 2]),
-            family,
-            "by the legs that it was made with"
-        );
-        assert_eq!(own("mirror-block-7-3", "m", [3, 2]), family, "by those that it has now");
-        assert_eq!(
-            own("mirror-block-7-5", "m", [5, 6]),
-            None,
-            "a mirror of other disks is another one"
-        );
-        assert_eq!(own("mirror-block-7-1", "n", [1, 2]), None);
-    }
-}
+mod tests;

@@ -174,11 +174,7 @@ impl Device {
     async fn pass_through(&self, origin: &Origin, request: &Request) -> Result<(), TargetError> {
         // No await since the gate was found open.
         self.users.enter();
-        let result = match request.kind {
-            // The device has said that it can discard, when there was no snapshot.
-            RequestKind::Discard => origin.discard(request).await,
-            _ => origin.handle(request).await,
-        };
+        let result = origin.handle(request).await;
         self.users.leave();
         result
     }

@@ -27,6 +27,14 @@ use crate::stack;
 use crate::target::Target;
 use crate::units::Sectors;
 
+/// What has become of a target that was exchanged for another one.
+pub struct Exchanged {
+    /// What is lost with it.
+    pub closed: Result<(), String>,
+    /// It was a snapshot, and its COW says that it is invalid.
+    pub marked: bool,
+}
+
 /// The targets and devices of a process.
 pub struct Group {
     /// Runs their tasks.
@@ -301,6 +309,42 @@ impl Group {
         drop(held);
         self.forget_unused_origins();
         activated
+    }
+
+    /// Puts a target that has been opened in the place of a suspended device's, and closes that one;
+    /// until the new one can be used, the old one stays. A snapshot leaves its origin in between;
+    /// `outlived`: as in [`Group::remove`].
+    ///
+    /// # Errors
+    /// The new target cannot be used: the device is as it was.
+    pub async fn exchange_target(
+        &self,
+        id: u32,
+        opened: OpenTarget,
+        outlived: bool,
+    ) -> Result<Exchanged, String> {
+        let device = self.device(id).ok_or("the device is gone")?;
+        let held = self.hold(opened);
+        let activated = match self.refuse(id, &held.target) {
+            None => held.target.activate(&self.executor).await,
+            Some(why) => Err(why),
+        };
+        let exchanged = match activated {
+            Err(why) => Err(why),
+            Ok(()) => {
+                let old = device.target();
+                self.leave(&old, outlived).await;
+                let closed = device.take_target().await;
+                device.put_target(OpenTarget::clone(&held));
+                self.join(&held.target).await;
+                let is_lost = |one: &Snapshot| outlived && one.loss_when_left().is_none();
+                let marked = matches!(&old, Target::Snapshot(snapshot) if is_lost(snapshot));
+                Ok(Exchanged { closed, marked })
+            }
+        };
+        drop(held);
+        self.forget_unused_origins();
+        exchanged
     }
 
     /// Gives a device another length, which [`Target::check_size`] has not refused and which is on

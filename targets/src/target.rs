@@ -214,11 +214,15 @@ impl Target {
             Target::Snapshot(snapshot) => {
                 snapshot.commit_all().await.map_err(|cause| lost(snapshot, &cause))
             }
-            // What these have acknowledged is on their disks, as far as they could be flushed.
-            Target::Origin(origin) => unflushed(origin),
+            // What it has acknowledged is on its disks, as far as they could be flushed. The next
+            // table is of the same origin.
             Target::Merge(merge) => unflushed(merge.origin()),
             // Another table may be on other disks, and its users' flushes do not reach these.
             Target::Linear(_) | Target::Segments(_) => self.flush().await,
+            Target::Origin(origin) => {
+                unflushed(origin)?;
+                self.flush().await
+            }
             Target::Mirror(_) | Target::Error(_) | Target::Zero(_) | Target::Nothing => Ok(()),
         }
     }
@@ -251,9 +255,11 @@ impl Target {
         }
     }
 
-    /// The open disk of a line of the table, if the line is a range of one; or of a mirror's leg.
+    /// The open disk of a line of the table, if the line is a range of one; of a mirror's leg; or of
+    /// an origin.
     pub fn disk_at(&self, place: usize) -> Option<Disk> {
         match self {
+            Target::Origin(origin) => (place == 0).then(|| origin.disk().clone()),
             Target::Linear(linear) => (place == 0).then(|| linear.disk().clone()),
             Target::Segments(segments) => segments.segments().nth(place)?.disk().cloned(),
             Target::Mirror(mirror) => mirror.leg_disk(place),
@@ -261,7 +267,7 @@ impl Target {
         }
     }
 
-    /// Makes durable what ranges of disks have acknowledged.
+    /// Makes durable what ranges of disks, or an origin, have acknowledged.
     async fn flush(&self) -> Result<(), String> {
         if mutant::is(Mutant::SuspendLeavesUnflushed) {
             return Ok(());
@@ -269,6 +275,7 @@ impl Target {
         let flushed = match self {
             Target::Linear(linear) => linear.disk().flush().await,
             Target::Segments(segments) => segments.flush().await,
+            Target::Origin(origin) => origin.disk().flush().await,
             _ => Ok(()),
         };
         let lost = "acknowledged writes that were not flushed may be lost";

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use dm_targets::linear::table::Linear;
 use dm_targets::mirror::table::{Leg, Mirror};
-use dm_targets::table::TargetParams;
+use dm_targets::segments::table::{Segment, SegmentParams};
+use dm_targets::table::{Table, TargetParams};
+use dm_targets::units::Sector;
 
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{Cow, KnownDisk, KnownDisks, Place};
@@ -310,9 +313,14 @@ pub(super) fn free_name(wanted: &str, taken: &[String]) -> String {
     name
 }
 
-/// Whether a table is made of ranges: of `linear`, `error` and `zero`.
-pub(super) fn is_lines(spec: &DeviceSpec) -> bool {
-    spec.table.params.segments(spec.table.len).is_some()
+/// The ranges of disks that a device with this table shows; `None`: it shows something else. An
+/// origin's device shows one disk from its start.
+pub fn ranges_of(table: &Table) -> Option<Vec<Segment>> {
+    let TargetParams::SnapshotOrigin { origin } = &table.params else {
+        return table.params.segments(table.len);
+    };
+    let linear = Linear { device: origin.clone(), offset: Sector(0) };
+    Some(vec![Segment { len: table.len, params: SegmentParams::Linear(linear) }])
 }
 
 /// Whether it is a mirror's.

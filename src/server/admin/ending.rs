@@ -214,7 +214,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Whether the origin has another device that stays and is in use: the origin will be written
     /// without the deleted snapshot.
-    fn is_outlived(&self, id: u32) -> bool {
+    pub(super) fn is_outlived(&self, id: u32) -> bool {
         let mut others =
             self.devices.keys().filter(|other| **other != id && self.is_origin(**other));
         others.any(|origin| self.machine.not_in_use(*origin).is_err())

@@ -10,6 +10,7 @@
 //! legs from then on, and says so itself: in another boot there is no other record.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use dm_targets::device::OpenTarget;
 use dm_targets::mirror::leg_state::LegState;
@@ -21,8 +22,9 @@ use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 use dm_targets::units::{Sectors, overlap};
 
-use super::devices::{Device, is_lines, is_mirror, no_device};
+use super::devices::{Device, Published, is_mirror, no_device, ranges_of};
 use super::held::Held;
+use super::left_behind::Left;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -82,8 +84,7 @@ impl<M: Machine> Administrator<M> {
 
     /// The leg that has what a device of ranges shows: each of its ranges that is on a disk.
     fn leg_with_data(&self, entry: &Device, mirror: &Table) -> Option<usize> {
-        let table = &entry.spec.table;
-        let lines = table.params.segments(table.len)?;
+        let lines = ranges_of(&entry.spec.table)?;
         let is_it = |leg: &Leg| {
             let disk = self.machine.disk_at(&leg.device);
             let mut ranges = placed(&lines)
@@ -133,9 +134,10 @@ impl<M: Machine> Administrator<M> {
     /// It is on more than one leg, or on a part of the data that belongs elsewhere.
     fn left_for(&self, id: u32, table: &DeviceSpec) -> Result<Option<usize>, Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
-        let (Some(mirror), true) = (entry.mirror(), is_lines(table)) else { return Ok(None) };
+        let (Some(mirror), Some(lines)) = (entry.mirror(), ranges_of(&table.table)) else {
+            return Ok(None);
+        };
         let len = table.table.len;
-        let lines = table.table.params.segments(len).unwrap_or_default();
         let mut found = None;
         for (start, line) in placed(&lines) {
             let Some(linear) = line.params.linear() else { continue };
@@ -271,9 +273,18 @@ impl<M: Machine> Administrator<M> {
         &mut self,
         id: u32,
         target: Held<M::Handle>,
+        left: &Left,
     ) -> Result<(), Reason> {
         if self.call_mirror(id, |_| ())?.is_none() {
-            return self.put_target(id, target, true);
+            let (outlived, marked) = (left.outlived, left.marked.clone());
+            let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
+                let exchanged = thread.group().exchange_target(id, opened, outlived).await?;
+                marked.store(exchanged.marked, Ordering::Relaxed);
+                // Most was reported when the old table was suspended.
+                exchanged.closed.unwrap_or_else(|lost| log::error!("/dev/ublkb{id}: {lost}"));
+                Ok(())
+            });
+            return self.put_by(id, job, true);
         }
         let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
             let held = thread.group().hold(opened);
@@ -285,8 +296,16 @@ impl<M: Machine> Administrator<M> {
         self.put_by(id, job, true)
     }
 
-    /// Keeps what a mirror that has been left for ranges knows of its legs, for later mirrors.
+    /// Keeps what a mirror that has been left for ranges knows of its legs, for later mirrors. In a
+    /// family that has a mirror the record is that one's.
     pub(super) fn keep_left_legs(&self, id: u32) {
+        let Published { devices, left_out, coming } = self.directory.all();
+        let served = devices.values().map(|entry| &entry.spec);
+        let left = left_out.values().map(|left| &left.device).chain(&coming);
+        let mut specs = served.chain(left.map(|device| &device.spec));
+        if specs.any(is_mirror) && !mutant::is(Mutant::LiveLegsMoved) {
+            return;
+        }
         match self.keep_former_legs() {
             Ok(None) => {}
             Ok(Some(state)) => log::info!("/dev/ublkb{id}: its mirror has ended; {}", state.told()),
@@ -335,7 +354,7 @@ fn refuse_torn_data(
     disk_at: impl Fn(&str) -> Option<DiskId>,
 ) -> Result<(), Reason> {
     let len = entry.spec.table.len;
-    for line in entry.spec.table.params.segments(len).unwrap_or_default() {
+    for line in ranges_of(&entry.spec.table).unwrap_or_default() {
         let Some(linear) = line.params.linear() else { continue };
         let disk = entry.deps.id(&linear.device);
         let meets = |leg: &&Leg| {

@@ -18,6 +18,7 @@ pub mod held;
 mod keeping;
 mod kernel;
 mod left_alone;
+mod left_behind;
 mod levels;
 mod lost;
 pub mod machine;

@@ -72,6 +72,14 @@ pub enum Mutant {
     UsersBeforeStart,
     /// A device gets another table, and snapshots that have left it count as valid.
     ReplacedUnnoticed,
+    /// An origin's table is replaced although it has snapshots.
+    SnapshotsLeft,
+    /// A snapshot whose table is replaced is not on record as one that has left.
+    ReplacedNotRecorded,
+    /// An origin takes the place of a range of its disk, of which another device has a part.
+    OriginOverRanges,
+    /// The record of a mirror that is in use counts as one of a mirror that was left.
+    LiveLegsMoved,
     /// A device that carries an origin is taken over, and snapshots that are not count as valid.
     CarrierStartedFirst,
     /// The suspended state of a device is not recorded.
@@ -234,6 +242,13 @@ impl Mutant {
     ];
 
     /// The mutants of devices whose tables are made of ranges.
+    /// Those of snapshots and origins whose tables are exchanged.
+    pub const OF_EXCHANGES: [Mutant; 4] = [
+        Mutant::SnapshotsLeft,
+        Mutant::ReplacedNotRecorded,
+        Mutant::OriginOverRanges,
+        Mutant::LiveLegsMoved,
+    ];
     pub const OF_LINES: [Mutant; 2] = [Mutant::LinesNotRecorded, Mutant::LinesTakenFirst];
 
     /// The mutants of devices that grow.

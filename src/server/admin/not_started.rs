@@ -7,7 +7,7 @@
 //! to start it. It is not removed: a snapshot that left its origin for that would be lost, and an
 //! origin's other devices would have to end.
 
-use super::devices::{Device, is_lines};
+use super::devices::{Device, ranges_of};
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -38,8 +38,8 @@ impl<M: Machine> Administrator<M> {
             }
             entry.waits = started.is_err() && !mutant::is(Mutant::NotStartedIsLive);
         }
-        let is_lines = self.devices.get(&id).is_some_and(|entry| is_lines(&entry.spec));
-        if is_lines && !mutant::is(Mutant::LeftLegsOverwritten) {
+        let ranges = self.devices.get(&id).and_then(|entry| ranges_of(&entry.spec.table));
+        if ranges.is_some() && !mutant::is(Mutant::LeftLegsOverwritten) {
             // Its mirror was left just before the server ended.
             self.keep_left_legs(id);
         }

@@ -1,13 +1,18 @@
-//! Which table can replace which, and tables of `linear`, `error` and `zero`, which replace each
-//! other, and those of mirrors, without a moment in which a device has none.
+//! Which table can replace which, and tables that replace one of another kind without a moment in
+//! which a device has none.
 //!
 //! Rules kept here: all that can be refused is refused while the old table runs, so a resume that
 //! fails has held up nothing; what the old table has acknowledged is flushed before the new one is
 //! in place (I10: its users' later flushes may go to other disks); and the new table is on record
 //! before the first request reaches it, so that the next server does not go back to the old one.
+//! What that means for the snapshots of an origin, and for a snapshot, is in `left_behind`.
 
-use super::devices::{is_lines, is_mirror, no_device};
+use dm_targets::table::TargetParams;
+
+use super::devices::{is_mirror, no_device};
 use super::handover;
+use super::held::Held;
+use super::left_behind::Left;
 use super::machine::Machine;
 use super::mirrored::OldLog;
 use super::mutant::{self, Mutant};
@@ -24,39 +29,33 @@ impl<M: Machine> Administrator<M> {
         if let Some(why) = handover::never(&entry.spec, spec) {
             return Err(format!("/dev/ublkb{id}: {why}").into());
         }
-        if is_exchange(&entry.spec, spec) || handover::is_handover(&entry.spec, spec) {
-            let (old, new) = (entry.spec.table.len, spec.table.len);
-            if old != new {
-                return Err(format!(
-                    "/dev/ublkb{id}: the table has {new} sectors and the device {old}: its length \
-                     cannot change"
-                )
-                .into());
-            }
-            return Ok(());
+        let (old, new) = (entry.spec.table.len, spec.table.len);
+        let exchanged = is_exchange(&entry.spec, spec);
+        if (exchanged || handover::is_handover(&entry.spec, spec)) && old != new {
+            return Err(format!(
+                "/dev/ublkb{id}: the table has {new} sectors and the device {old}: its length \
+                 cannot change"
+            )
+            .into());
         }
-        if is_mirror(&entry.spec) && is_mirror(spec)
-            || Administrator::<M>::is_same_origin(&entry.spec, spec)
-        {
-            return Ok(());
+        if exchanged {
+            return self.refuse_left_snapshots(id, spec);
         }
-        Err(format!(
-            "/dev/ublkb{id}: one of mirror, linear, error and zero can be replaced by another of \
-             these, an origin's table by that of a merge into it and back, and a snapshot's by \
-             another one with the same origin and COW"
-        )
-        .into())
+        let replaces = is_mirror(&entry.spec) && is_mirror(spec)
+            || handover::is_handover(&entry.spec, spec)
+            || Administrator::<M>::is_same_origin(&entry.spec, spec);
+        if replaces { Ok(()) } else { Err(never(id, &entry.spec, spec).into()) }
     }
 
-    /// Whether a loaded table or the one that it replaces is made of ranges, and the other one is
-    /// as well or is a mirror's.
+    /// Whether a loaded table is of another kind than the one that it replaces.
     pub(super) fn is_exchange(&self, id: u32, loaded: &DeviceSpec) -> bool {
         self.devices.get(&id).is_some_and(|entry| is_exchange(&entry.spec, loaded))
     }
 
-    /// Puts a loaded table in the place of the old one. Returns what the old one has lost. The
-    /// device is suspended then; after an error it is as it was before, with the old table.
-    pub(super) fn replace_lines(
+    /// Puts a loaded table in the place of one of another kind, or of other ranges. Returns what
+    /// the old one has lost. The device is suspended then; after an error it is as it was before,
+    /// with the old table.
+    pub(super) fn exchange(
         &mut self,
         id: u32,
         table: DeviceSpec,
@@ -65,30 +64,28 @@ impl<M: Machine> Administrator<M> {
         if mutant::is(Mutant::LinesTakenFirst) {
             self.close_target(id, OldLog::Stays)?;
         }
-        let NewDevice { target, deps, spec, .. } = match self.prepare_replacement(id, &table) {
+        let prepared = match self.prepare_replacement(id, &table) {
             Ok(prepared) => prepared,
             Err(why) => return Err(self.old_stays(id, was_suspended, why)),
         };
         let lost = if was_suspended { None } else { self.hold_for(id, table.clone())? };
-        let before = self.devices.get(&id).map(|old| (old.deps.clone(), old.spec.clone()));
-        let was_mirror = before.as_ref().is_some_and(|(_, spec)| is_mirror(spec));
-        let unrecorded = mutant::is(Mutant::LinesNotRecorded);
-        let recorded = self.record_right_leg(id, &table, &target).and_then(|()| {
-            if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, false) }
-        });
-        let put = match recorded {
+        let before = self.devices.get(&id).cloned().ok_or_else(|| no_device(id))?;
+        let was_mirror = before.mirror().is_some();
+        let put = match self.record_exchange(id, &table, prepared) {
             Err(why) => Err(why),
-            Ok(()) => match self.replace_target(id, target) {
+            Ok((target, left)) => match self.replace_target(id, target, &left) {
                 Err(why) if why.kind == Kind::NoAnswer => {
                     return Err(handover::beside_lost(self.stay_between(id, table, why), lost));
                 }
+                // The new target could not begin: the old one has not been touched.
                 Err(why) => {
-                    // The new target could not begin: the old one has not been touched.
-                    let again = before.map(|(deps, spec)| self.record_table(id, deps, spec, true));
-                    again.transpose()?;
+                    self.exchange_back(id, before, left)?;
                     Err(why)
                 }
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    self.has_been_exchanged(id, &left);
+                    Ok(())
+                }
             },
         };
         if let Err(why) = put {
@@ -96,7 +93,7 @@ impl<M: Machine> Administrator<M> {
                 self.let_through(id, true, "resume")?;
             }
             let why = self.old_stays(id, was_suspended, why);
-            if !was_mirror && self.is_recorded(id) {
+            if is_mirror(&table) && self.is_recorded(id) {
                 self.forget_begun(id);
             }
             return Err(handover::beside_lost(why, lost));
@@ -105,6 +102,31 @@ impl<M: Machine> Administrator<M> {
             self.keep_left_legs(id);
         }
         Ok(lost)
+    }
+
+    /// Records a new table, and before it what the old one leaves behind. Returns the target that
+    /// is to be put in place.
+    ///
+    /// # Errors
+    /// It cannot be recorded: what is on record is as it was.
+    fn record_exchange(
+        &mut self,
+        id: u32,
+        table: &DeviceSpec,
+        prepared: NewDevice<M>,
+    ) -> Result<(Held<M::Handle>, Left), Reason> {
+        let NewDevice { target, deps, spec, cow, note, .. } = prepared;
+        self.record_right_leg(id, table, &target)?;
+        let left = self.record_left_behind(id, cow)?;
+        let unrecorded = mutant::is(Mutant::LinesNotRecorded);
+        let recorded = if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, false) };
+        if let Err(why) = recorded {
+            self.take_left_back(id, left);
+            return Err(why);
+        }
+        let name = self.name_of(id)?;
+        note.iter().for_each(|note| log::warn!("{name}: {note}"));
+        Ok((target, left))
     }
 
     /// Suspends a device for a loaded table. Returns what is lost by that.
@@ -193,9 +215,23 @@ impl<M: Machine> Administrator<M> {
     /// Opens the target of a loaded table, and refuses what cannot be below the device.
     fn prepare_replacement(&mut self, id: u32, table: &DeviceSpec) -> Result<NewDevice<M>, Reason> {
         self.refuse_left_leg(id, table)?;
-        let prepared = match table.table.params.segments(table.table.len) {
-            Some(lines) => self.prepare_segments(lines, table.clone(), None, Some(id))?,
-            None => self.prepare_mirror_over(id, table)?,
+        self.refuse_left_snapshots(id, table)?;
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let (params, len, name) = (&table.table.params, table.table.len, entry.name.clone());
+        let prepared = match params {
+            TargetParams::SnapshotOrigin { origin } => {
+                self.refuse_second_origin(origin, false)?;
+                self.open_origin_of(id, origin, table)?;
+                self.prepare_origin(origin, table.clone(), None)?
+            }
+            TargetParams::Snapshot(snapshot) => {
+                self.open_origin_of(id, &snapshot.origin, table)?;
+                self.prepare_snapshot(snapshot, table.clone(), Some(&name), None)?
+            }
+            _ => match params.segments(len) {
+                Some(lines) => self.prepare_segments(lines, table.clone(), None, Some(id))?,
+                None => self.prepare_mirror_over(id, table)?,
+            },
         };
         self.check_fits(id, &prepared.params).map_err(|why| why.context("the table"))?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
@@ -206,9 +242,33 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-/// Whether one of two tables is made of ranges, and the other one is as well or is a mirror's.
+/// Whether two tables are of different kinds and can replace each other, or are both made of
+/// ranges. A merge begins and ends with the table of its origin.
 fn is_exchange(old: &DeviceSpec, new: &DeviceSpec) -> bool {
-    is_lines(old) && is_lines(new)
-        || is_lines(old) && is_mirror(new)
-        || is_mirror(old) && is_lines(new)
+    use TargetParams::{Mirror, Snapshot, SnapshotMerge, SnapshotOrigin};
+    match (&old.table.params, &new.table.params) {
+        (SnapshotMerge(_), _) | (_, SnapshotMerge(_)) => false,
+        (Mirror(_), Mirror(_) | Snapshot(_)) | (Snapshot(_), Mirror(_)) => false,
+        (Snapshot(_), Snapshot(_)) | (SnapshotOrigin { .. }, SnapshotOrigin { .. }) => false,
+        _ => true,
+    }
+}
+
+/// Why a table can never replace another one.
+fn never(id: u32, old: &DeviceSpec, new: &DeviceSpec) -> String {
+    use TargetParams::{Snapshot, SnapshotMerge, SnapshotOrigin};
+    let why = match (&old.table.params, &new.table.params) {
+        (SnapshotMerge(_), _) => {
+            "a snapshot is being merged into it: only its plain table replaces that of the merge"
+        }
+        (_, SnapshotMerge(_)) => "a merge replaces the table of its origin's device only",
+        (SnapshotOrigin { .. }, SnapshotOrigin { .. }) => {
+            "it is the device of another origin: load the table of a linear device first"
+        }
+        (Snapshot(_), _) | (_, Snapshot(_)) => {
+            "a mirror and a snapshot do not replace each other: load `error` first"
+        }
+        _ => "its table cannot be replaced by this one",
+    };
+    format!("/dev/ublkb{id}: {why}")
 }

@@ -7,7 +7,7 @@ use dm_targets::mirror::leg_state::Past;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
-use super::devices::{Deps, Device, is_lines, no_device};
+use super::devices::{Deps, Device, no_device, ranges_of};
 use super::handover;
 use super::held::Held;
 use super::machine::{Machine, Records, Thread};
@@ -66,7 +66,7 @@ impl<M: Machine> Administrator<M> {
             let put = if self.devices.get(&id).is_some_and(is_handover) {
                 self.hand_over(id, table, was_suspended)
             } else if self.is_exchange(id, &table) {
-                self.replace_lines(id, table, was_suspended)
+                self.exchange(id, table, was_suspended)
             } else {
                 self.replace_table(id, table, was_suspended).map(|()| None)
             };
@@ -347,7 +347,7 @@ impl<M: Machine> Administrator<M> {
             log::warn!("/dev/ublkb{id}: its disk answers again, its table is in place: resume it");
             if let Some(entry) = admin.devices.get_mut(&id).filter(|_| loaded) {
                 entry.loaded = None;
-                if is_lines(&entry.spec) {
+                if ranges_of(&entry.spec.table).is_some() {
                     admin.keep_left_legs(id);
                 }
             }

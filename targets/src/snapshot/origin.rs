@@ -155,13 +155,14 @@ impl Origin {
             RequestKind::Read => Ok(pass_through(&self.disk, request).await?),
             RequestKind::Write { .. } => self.write(request).await,
             RequestKind::Flush => self.flush().await,
-            // As in the kernel: a discard would have to be copied out like a write, chunk by chunk.
-            RequestKind::Discard => Err(TargetError::Unsupported),
+            RequestKind::Discard => self.discard(request).await,
         }
     }
 
     /// Carries out a discard of a device's user on a disk that can discard, if there is no snapshot
-    /// that would need what was there.
+    /// that would need what was there: as in the kernel, it would have to be copied out like a
+    /// write, chunk by chunk. (An origin's device does not offer discards; one that had another
+    /// table before may.)
     pub(crate) async fn discard(&self, request: &Request) -> Result<(), TargetError> {
         self.gate.open().await;
         let able = self.disk.limits().max_discard.0 > 0 && !self.merging.get();

@@ -38,6 +38,27 @@ fn recorded(stack: &Stack) -> String {
     left.iter().find(|one| one.carrier().is_some()).unwrap().spec.table.to_string()
 }
 
+/// Ranges in the place of a snapshot are none in the place of the mirror of which it was.
+pub(super) fn the_record_of_a_live_mirror_stays() {
+    for line in LOWER {
+        let (mut stack, _, upper) = stack(line);
+        stack.act(Do::Write(Lower, 3)).unwrap();
+        load(&mut stack, upper, "0 8 error").unwrap();
+        resume(&mut stack, upper).unwrap();
+        assert!(matches!(stack.read(Upper), Some(Err(_))));
+        for step in [Do::Kill, Do::Recover, Do::Write(Lower, 4), Do::Kill, Do::Recover] {
+            stack.act(step).unwrap();
+        }
+        stack.judge(Lower).unwrap();
+        assert!(matches!(stack.read(Lower), Some(Ok(_))));
+    }
+}
+
+#[test]
+fn the_table_of_a_snapshot_of_a_mirror_is_replaced() {
+    the_record_of_a_live_mirror_stays();
+}
+
 #[test]
 fn the_store_of_a_snapshot_is_handed_over() {
     for (line, is_suspended) in LOWER.iter().flat_map(|line| [(line, false), (line, true)]) {

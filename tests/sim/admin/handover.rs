@@ -116,7 +116,10 @@ fn a_store_is_handed_over_to_its_own_disks_only() {
     }
     for (wanted, why) in [
         (spec("N", "/c0"), "cannot become persistent or transient"),
-        (DeviceSpec { table: Town::spec(What::Lines).table, ..spec("P", "/c0") }, "by another one"),
+        (
+            DeviceSpec { table: Town::spec(What::Mirror).table, ..spec("P", "/c0") },
+            "a mirror and a snapshot do not replace each other: load `error` first",
+        ),
     ] {
         let told = load(&mut town, wanted).unwrap_err();
         assert!(told.contains(why), "{told}");

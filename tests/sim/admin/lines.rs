@@ -1,5 +1,5 @@
-//! A device made of ranges (`linear`, `error`, `zero`), whose table is replaced by others in random
-//! lives, with an end of the server or of the power at every step. The model knows which sector of
+//! A device made of ranges (`linear`, `error`, `zero`), or the device of an origin without
+//! snapshots, which shows a range as well. Its table is replaced by others in random lives, with an end of the server or of the power at every step. The model knows which sector of
 //! which disk each sector of each table is, and nothing else.
 
 use dm_targets::request::RequestKind;
@@ -13,18 +13,20 @@ use super::model::{self, Content};
 use super::process::Process;
 use super::town::{Broken, SECTORS, Town, What};
 use crate::protocol::{Command, DeviceSpec, Reply};
+use crate::server::admin::devices::ranges_of;
 use crate::server::admin::mutant::{self, Mutant};
 
 const L: What = What::Lines;
 /// The disks below the tables, as the town counts them.
 const DISKS: [(usize, &str); 3] = [(3, "/a"), (4, "/b"), (5, "/c")];
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 7] = [
     "0 8 linear /a 0",
     "0 4 linear /a 0\n4 4 linear /b 4",
     "0 2 zero\n2 4 linear /c 0\n6 2 error",
     "0 8 error",
     "0 8 zero",
     "0 3 linear /b 5\n3 5 linear /b 0",
+    "0 8 snapshot-origin /a",
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +56,7 @@ fn table(number: usize) -> Table {
 
 fn place(number: usize, sector: usize) -> Place {
     let (table, at) = (table(number), Sector(sector as u64));
-    let segments = table.params.segments(table.len).unwrap();
+    let segments = ranges_of(&table).unwrap();
     let found = placed(&segments).filter(|(start, _)| *start <= at).last();
     let (start, segment) = found.unwrap();
     match &segment.params {

@@ -49,8 +49,8 @@ fn a_table_of_another_length_or_kind_is_not_loaded() {
         let why = load(&mut town, lines).unwrap_err();
         assert!(why.contains("its length cannot change"), "{why}");
     }
-    let why = load(&mut town, "0 8 snapshot-origin /b").unwrap_err();
-    assert!(why.contains("linear, error and zero can be replaced by another of these"), "{why}");
+    let why = load(&mut town, "0 8 snapshot-merge /a /c0 P 2").unwrap_err();
+    assert!(why.contains("replaces the table of its origin's device only"), "{why}");
     town.resume(L).unwrap();
     assert_eq!(read(&mut town, 0), Some(7));
 }

@@ -18,6 +18,7 @@ mod early;
 mod ended;
 mod ends;
 mod events;
+mod exchanged;
 mod excuses;
 mod foreign_disks;
 mod former;

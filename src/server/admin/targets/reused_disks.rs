@@ -12,7 +12,7 @@ use dm_targets::units::{Sector, Sectors, overlap};
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, DeviceState, KnownDisk, KnownDisks, Place};
 use crate::rundir::is_made_of;
-use crate::server::admin::devices::Device;
+use crate::server::admin::devices::{Device, ranges_of};
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::state::Administrator;
@@ -205,7 +205,7 @@ fn used_by(path: &str, entry: &Device) -> Reason {
     format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it").into()
 }
 
-/// The first line, or leg, of a device's table that is on a disk.
+/// The first line, or leg, of a device's table that is on a disk; an origin is the first.
 fn place_of(entry: &Device, disk: DiskId) -> Option<usize> {
     let is_it = |word: &str| entry.deps.id(word) == Some(disk);
     let table = &entry.spec.table;
@@ -213,7 +213,7 @@ fn place_of(entry: &Device, disk: DiskId) -> Option<usize> {
         return mirror.legs.iter().position(|leg| is_it(&leg.device));
     }
     let is_on = |line: &Segment| line.params.linear().is_some_and(|linear| is_it(&linear.device));
-    table.params.segments(table.len)?.iter().position(is_on)
+    ranges_of(table)?.iter().position(is_on)
 }
 
 /// Whether a disk of a device has other users. If none of its disks is known to have had any, the

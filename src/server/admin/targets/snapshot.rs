@@ -8,15 +8,17 @@ use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::table::Snapshot as Table;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
-use dm_targets::units::{ChunkSize, Sectors};
+use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use super::content::refuse_other;
 use super::disks::{Sharing, check_length};
 use super::lost;
+use super::reused_disks::ReusedDisk;
+use super::segments::refresh;
 use super::snapshot_open::{self, Found, NO_ORIGIN, Opening};
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks};
-use crate::server::admin::devices::{Deps, LeftOut};
+use crate::server::admin::devices::{Deps, LeftOut, no_device};
 use crate::server::admin::foreign_disks::{refuse_foreign_disk, refuse_other_store};
 use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
@@ -202,24 +204,71 @@ impl<M: Machine> Administrator<M> {
         }
         if let Some((id, limits, read_only)) = self.origin {
             if self.is_open(id)? {
-                self.refuse_other_origin(path)?;
+                let here = self.machine.disk_at(path);
+                if self.carrier.is_some() || here.is_some_and(|disk| disk != id) {
+                    return Err(format!("{path}: its server has another origin").into());
+                }
                 refuse_foreign_disk(path, again, &self.origin_known)?;
                 return Ok((id, limits, read_only));
             }
         }
         let (disk, shared) = self.open_as_it_is(path, Sharing::of(force, again.is_some()))?;
-        let (id, limits) = (disk.id(), *disk.limits());
-        let read_only = disk.is_read_only();
-        self.origin_known = self.recognized(path, &disk, again)?;
-        let KnownDisk { name, number, .. } = &self.origin_known;
-        let departures = self.machine.records().departures(name, *number)?;
-        self.machine.call(move |thread| async move {
+        let (id, limits, read_only) = (disk.id(), *disk.limits(), disk.is_read_only());
+        let known = self.recognized(path, &disk, again)?;
+        self.begin_origin((id, limits, read_only), known, shared, move |thread| {
             drop(thread.group().origin_or(id.key(), || thread.disk(disk)));
+            Ok(())
         })?;
-        self.restore_departures_of(id, departures)?;
-        self.origin = Some((id, limits, read_only));
-        self.origin_shared = shared;
         Ok((id, limits, read_only))
+    }
+
+    /// Makes a disk the family's origin, which `open` opens.
+    fn begin_origin(
+        &mut self,
+        origin: (DiskId, Limits, bool),
+        known: KnownDisk,
+        shared: bool,
+        open: impl FnOnce(&M::Thread) -> Result<(), Reason> + Send + 'static,
+    ) -> Result<(), Reason> {
+        let departures = self.machine.records().departures(&known.name, known.number)?;
+        self.machine.call(move |thread| async move { open(&thread) })??;
+        self.restore_departures_of(origin.0, departures)?;
+        (self.origin, self.origin_known, self.origin_shared) = (Some(origin), known, shared);
+        Ok(())
+    }
+
+    /// Opens the origin of a table that replaces one of a device, `over`, which has its disk: the
+    /// handle stays, and with it the claim. Nothing is done if it has not.
+    ///
+    /// # Errors
+    /// Another device of this server uses the disk, or the server has another origin.
+    pub(in crate::server::admin) fn open_origin_of(
+        &mut self,
+        over: u32,
+        path: &str,
+        spec: &DeviceSpec,
+    ) -> Result<(), Reason> {
+        let reused = self.open_reused(path, Some(over))?;
+        let Some(ReusedDisk { disk, place: Some(place), shared }) = reused else { return Ok(()) };
+        let (id, limits) = (disk.id(), *disk.limits());
+        if self.origin.is_some_and(|(origin, ..)| origin != id) {
+            if self.origin.map_or(Ok(false), |(origin, ..)| self.is_open(origin))? {
+                return Err(format!("{path}: its server has another origin").into());
+            }
+        }
+        if !spec.force && !mutant::is(Mutant::OriginOverRanges) {
+            self.refuse_overlap(path, id, (Sector(0), disk.size()), Some(over))?;
+        }
+        let read_only = limits.read_only;
+        let known = KnownDisk { shared, ..self.recognized(path, &disk, None)? };
+        self.begin_origin((id, limits, read_only), known, shared, move |thread| {
+            let device = thread.group().device(over);
+            let disk = device.and_then(|device| device.target().disk_at(place));
+            let disk = disk.ok_or_else(|| no_device(over))?;
+            refresh(&disk, read_only)?;
+            drop(thread.group().origin_or(id.key(), || disk));
+            Ok(())
+        })
     }
 
     fn is_open(&self, origin: DiskId) -> Result<bool, Reason> {
