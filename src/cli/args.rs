@@ -115,12 +115,14 @@ pub enum Verb {
     },
     /// Load another table for a device; its next resume puts the table in place
     ///
-    /// One of `mirror`, `linear`, `error` and `zero` can be replaced by another of these with the
-    /// same length, an origin's table by that of a merge into it and back, and a snapshot's by
-    /// another one with the same origin and COW, which takes over the live store. A mirror over the
-    /// disk of a linear device, and then a linear table over the mirror's other leg, move the
-    /// device's data to that leg: the mirror is recovered from the leg that has the data, and
-    /// `resume` refuses to leave it for a leg that is not in sync or has failed.
+    /// Any table can be replaced by any other of the same length, with these exceptions: a merge
+    /// begins and ends with the table of its origin, and a mirror's and a snapshot's table do not
+    /// replace each other (`error` can be put in between). An origin that has snapshots gets no
+    /// table that writes to a disk. A snapshot whose table is replaced leaves its origin, as by
+    /// `del`; one with the same origin and COW takes over the live store. A mirror over the disk of
+    /// a linear device, and then a linear table over the mirror's other leg, move the device's data
+    /// to that leg: the mirror is recovered from the leg that has the data, and `resume` refuses to
+    /// leave it for a leg that is not in sync or has failed.
     ///
     ///     ublk-dm load v --table "0 2097152 mirror core 1 1024 2 /dev/sda 0 /dev/sdb 0"
     ///     ublk-dm resume v

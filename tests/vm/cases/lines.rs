@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::Case;
 use crate::cases::linear::killed_twice;
-use crate::disk::{self, Buf, Disk, MIB, node};
+use crate::disk::{self, Buf, Disk, MIB, node, slice};
 use crate::load::{Plan, Rng, StopOnDrop};
 use crate::model::View;
 use crate::runner::scratch;
@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "lines-empty", bound_s: 120, disks: &["n0"], run: |_| empty() },
         Case { name: "lines-several", bound_s: 180, disks: &["n0", "n1"], run: several },
         Case { name: "lines-live", bound_s: 240, disks: &["n0", "n1"], run: live },
+        Case { name: "lines-origin", bound_s: 240, disks: &["n0", "n1"], run: origin },
         Case { name: "lines-bad", bound_s: 120, disks: &["n0", "n1", "k0"], run: |_| bad() },
     ]
 }
@@ -201,6 +202,80 @@ fn live(seed: u64) {
     server::assert_nothing_left("lines-live");
 }
 
+/// A mounted ext4 on a linear device becomes an origin, gets a snapshot in the same server, and is
+/// a linear device again; the snapshot's table is replaced, too. The server is killed in between.
+fn origin(seed: u64) {
+    const SIZE: u64 = 64 * MIB;
+    let (one, two) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
+    let (dir, beside) = (scratch("lines-origin"), scratch("lines-snapshot"));
+    let linear = [format!("0 {SIZE} linear {one} 0")];
+    let plain = [format!("0 {SIZE} snapshot-origin {one}")];
+    let again = |name: &str| {
+        let pid = server::number(name, "/server_pid");
+        sh(&format!("kill -9 {pid}")).ok();
+        server::wait_gone(pid);
+        ublk_dm("recover --all").ok();
+    };
+    let top = create("l", &linear).ok().line();
+    sh(&format!("mkfs.ext4 -q -F {top}")).ok();
+    sh(&format!("mount {top} {dir}")).ok();
+    let mut rng = Rng::new(seed);
+    tree::grow(&dir, &mut rng, 40, 200 << 10);
+    let put = |lines: &[String]| {
+        load("l", lines).ok();
+        ublk_dm("resume l").ok();
+        assert!(!disk::is_free(&one), "{one} is not claimed");
+    };
+    put(&plain);
+    assert_eq!(server::status("l"), format!("0 {SIZE} snapshot-origin"));
+    sh("sync").ok();
+    let then = tree::take(&dir);
+    let snap = server::add(&format!("snapshot --origin {one} --cow {two} --name s"));
+    assert_eq!(server::number("s", "/server_pid"), server::number("l", "/server_pid"));
+    tree::change(&dir, &mut rng, 40, 200 << 10);
+    sh("sync").ok();
+    let changed = tree::take(&dir);
+    again("l");
+    let shown = || {
+        sh(&format!("mount -o ro,noload {snap} {beside}")).ok();
+        tree::assert_same("the snapshot", &then, &tree::take(&beside));
+        sh(&format!("umount {beside}")).ok();
+    };
+    shown();
+    let why = load("l", &linear).refused().stderr;
+    assert!(why.contains("s is a snapshot of it"), "{why}");
+    // Without a change of its origin, which rests, the snapshot's own table comes back.
+    sh(&format!("umount {dir}")).ok();
+    let own = format!("0 {SIZE} snapshot {one} {two} P 32");
+    load("s", &[format!("0 {SIZE} error")]).ok();
+    ublk_dm("resume s").ok();
+    let failed = Disk::open(&snap).try_read(0, &mut Buf::new(8)).err();
+    assert!(failed.is_some_and(|why| why.raw_os_error() == EIO), "an error table reads");
+    again("l");
+    load("s", std::slice::from_ref(&own)).ok();
+    ublk_dm("resume s").ok();
+    shown();
+    // With one it is lost.
+    sh(&format!("mount {top} {dir}")).ok();
+    load("s", &[format!("0 {SIZE} error")]).ok();
+    ublk_dm("resume s").ok();
+    std::fs::write(format!("{dir}/later"), "later").expect("it is written");
+    sh("sync").ok();
+    load("s", &[own]).ok();
+    // As in the kernel, a table line takes an invalid store, which fails all I/O.
+    ublk_dm("resume s").ok();
+    assert_eq!(server::status("s"), format!("0 {SIZE} snapshot Invalid"));
+    server::del("s");
+    std::fs::remove_file(format!("{dir}/later")).expect("it is removed");
+    put(&linear);
+    again("l");
+    tree::assert_same("at the end", &changed, &tree::take(&dir));
+    sh(&format!("umount {dir}")).ok();
+    sh(&format!("e2fsck -fn {top}")).ok();
+    server::del("l");
+    server::assert_nothing_left("lines-origin");
+}
+
 /// Bad tables: one line of text, nothing left, and a device that runs on with its old table.
 fn bad() {
     let (one, two, large) = (node("n0"), node("n1"), node("k0"));
@@ -222,7 +297,8 @@ fn bad() {
     let (view, disk) = (View::new("line", 64), Disk::open(&top));
     view.fill(&disk);
     load("l", &[linear(0, 72, &two)]).refused();
-    load("l", &[format!("0 64 snapshot-origin {two}")]).refused();
+    let merge = load("l", &[format!("0 64 snapshot-merge {two} {one} P 8")]).refused();
+    assert!(merge.stderr.contains("its origin's device only"), "{}", merge.stderr);
     for (lines, why) in [
         (vec![linear(0, 64, &large)], "blocks of 4096 bytes"),
         (vec![linear(0, 8, &one), linear(8, 56, "/dev/nonsense")], "/dev/nonsense"),
