@@ -27,13 +27,8 @@ use crate::stack;
 use crate::target::Target;
 use crate::units::Sectors;
 
-/// What has become of a target that was exchanged for another one.
-pub struct Exchanged {
-    /// What is lost with it.
-    pub closed: Result<(), String>,
-    /// It was a snapshot, and its COW says that it is invalid.
-    pub marked: bool,
-}
+/// What is lost with a target.
+type Closed = Result<(), String>;
 
 /// The targets and devices of a process.
 pub struct Group {
@@ -202,8 +197,7 @@ impl Group {
         serve: impl FnOnce(Rc<Device>) -> Result<(), String>,
     ) -> Result<(), String> {
         let target = opened.target.clone();
-        self.refuse(id, &target).map_or(Ok(()), Err)?;
-        target.activate(&self.executor).await?;
+        self.activate(id, &target).await?;
         let device = Rc::new(Device::new(opened));
         if let Err(why) = serve(device.clone()) {
             // No write has been acknowledged that could be lost.
@@ -254,6 +248,12 @@ impl Group {
         Some(format!("/dev/ublkb{other} is the origin's device: an origin has one device only"))
     }
 
+    /// Makes a target usable beside the other devices.
+    async fn activate(&self, id: u32, target: &Target) -> Result<(), String> {
+        self.refuse(id, target).map_or(Ok(()), Err)?;
+        target.activate(&self.executor).await
+    }
+
     /// A snapshot joins the origin of its disk.
     async fn join(&self, target: &Target) {
         if let Target::Snapshot(snapshot) = target {
@@ -298,10 +298,7 @@ impl Group {
     pub async fn put_target(&self, id: u32, opened: OpenTarget) -> Result<(), String> {
         let device = self.device(id).ok_or("the device is gone")?;
         let held = self.hold(opened);
-        let activated = match self.refuse(id, &held.target) {
-            None => held.target.activate(&self.executor).await,
-            Some(why) => Err(why),
-        };
+        let activated = self.activate(id, &held.target).await;
         if activated.is_ok() {
             device.put_target(OpenTarget::clone(&held));
             self.join(&held.target).await;
@@ -311,9 +308,10 @@ impl Group {
         activated
     }
 
-    /// Puts a target that has been opened in the place of a suspended device's, and closes that one;
-    /// until the new one can be used, the old one stays. A snapshot leaves its origin in between;
-    /// `outlived`: as in [`Group::remove`].
+    /// Puts a target that has been opened in the place of a suspended device's, and closes that
+    /// one; until the new one can be used, the old one stays. A snapshot leaves its origin in
+    /// between; `outlived`: as in [`Group::remove`]. Returns what is lost with the old one, and
+    /// whether it was a snapshot whose COW says that it is invalid.
     ///
     /// # Errors
     /// The new target cannot be used: the device is as it was.
@@ -322,29 +320,23 @@ impl Group {
         id: u32,
         opened: OpenTarget,
         outlived: bool,
-    ) -> Result<Exchanged, String> {
+    ) -> Result<(Closed, bool), String> {
         let device = self.device(id).ok_or("the device is gone")?;
         let held = self.hold(opened);
-        let activated = match self.refuse(id, &held.target) {
-            None => held.target.activate(&self.executor).await,
-            Some(why) => Err(why),
-        };
-        let exchanged = match activated {
-            Err(why) => Err(why),
-            Ok(()) => {
-                let old = device.target();
-                self.leave(&old, outlived).await;
-                let closed = device.take_target().await;
-                device.put_target(OpenTarget::clone(&held));
-                self.join(&held.target).await;
-                let is_lost = |one: &Snapshot| outlived && one.loss_when_left().is_none();
-                let marked = matches!(&old, Target::Snapshot(snapshot) if is_lost(snapshot));
-                Ok(Exchanged { closed, marked })
-            }
-        };
+        let activated = self.activate(id, &held.target).await;
+        let old = device.target();
+        let mut closed = Ok(());
+        if activated.is_ok() {
+            self.leave(&old, outlived).await;
+            closed = device.take_target().await;
+            device.put_target(OpenTarget::clone(&held));
+            self.join(&held.target).await;
+        }
         drop(held);
         self.forget_unused_origins();
-        exchanged
+        let is_lost = |one: &Snapshot| outlived && one.loss_when_left().is_none();
+        let marked = matches!(&old, Target::Snapshot(snapshot) if is_lost(snapshot));
+        activated.map(|()| (closed, marked))
     }
 
     /// Gives a device another length, which [`Target::check_size`] has not refused and which is on

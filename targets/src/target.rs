@@ -255,8 +255,8 @@ impl Target {
         }
     }
 
-    /// The open disk of a line of the table, if the line is a range of one; of a mirror's leg; or of
-    /// an origin.
+    /// The open disk of a line of the table, if the line is a range of one; of a mirror's leg; or
+    /// of an origin.
     pub fn disk_at(&self, place: usize) -> Option<Disk> {
         match self {
             Target::Origin(origin) => (place == 0).then(|| origin.disk().clone()),

@@ -1,9 +1,10 @@
 //! What a table leaves behind when another one takes its place: the snapshots of an origin, or the
 //! store of a snapshot.
 //!
-//! Rules kept here: I5 (an origin's table is not replaced by one that writes past its snapshots) and
-//! I9 (a snapshot whose table is replaced has left its origin, which is durable before the new table
-//! is on record; while the origin is in use, its COW is marked as invalid instead, as by `del`).
+//! Rules kept here: I5 (an origin's table is not replaced by one that writes past its snapshots)
+//! and I9 (a snapshot whose table is replaced has left its origin, which is durable before the new
+//! table is on record; while the origin is in use, its COW is marked as invalid instead, as by
+//! `del`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

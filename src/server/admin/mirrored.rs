@@ -10,7 +10,6 @@
 //! legs from then on, and says so itself: in another boot there is no other record.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 
 use dm_targets::device::OpenTarget;
 use dm_targets::mirror::leg_state::LegState;
@@ -24,7 +23,6 @@ use dm_targets::units::{Sectors, overlap};
 
 use super::devices::{Device, Published, is_mirror, no_device, ranges_of};
 use super::held::Held;
-use super::left_behind::Left;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -265,37 +263,6 @@ impl<M: Machine> Administrator<M> {
         self.wait_for(Errand::on(id, "resume"), job, then)?
     }
 
-    /// Puts a target in the place of a suspended device's.
-    ///
-    /// # Errors
-    /// The target cannot begin. Or a disk does not answer: the device gets it when that does.
-    pub(super) fn replace_target(
-        &mut self,
-        id: u32,
-        target: Held<M::Handle>,
-        left: &Left,
-    ) -> Result<(), Reason> {
-        if self.call_mirror(id, |_| ())?.is_none() {
-            let (outlived, marked) = (left.outlived, left.marked.clone());
-            let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
-                let exchanged = thread.group().exchange_target(id, opened, outlived).await?;
-                marked.store(exchanged.marked, Ordering::Relaxed);
-                // Most was reported when the old table was suspended.
-                exchanged.closed.unwrap_or_else(|lost| log::error!("/dev/ublkb{id}: {lost}"));
-                Ok(())
-            });
-            return self.put_by(id, job, true);
-        }
-        let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
-            let held = thread.group().hold(opened);
-            if let Err(lost) = thread.group().take_target(id).await {
-                log::error!("/dev/ublkb{id}: {lost}");
-            }
-            thread.group().put_target(id, OpenTarget::clone(&held)).await
-        });
-        self.put_by(id, job, true)
-    }
-
     /// Keeps what a mirror that has been left for ranges knows of its legs, for later mirrors. In a
     /// family that has a mirror the record is that one's.
     pub(super) fn keep_left_legs(&self, id: u32) {
@@ -332,7 +299,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Asks a device's mirror, if it has one.
-    fn call_mirror<T: Send + 'static>(
+    pub(super) fn call_mirror<T: Send + 'static>(
         &self,
         id: u32,
         ask: impl FnOnce(&Mirror) -> T + Send + 'static,

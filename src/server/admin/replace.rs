@@ -7,13 +7,17 @@
 //! before the first request reaches it, so that the next server does not go back to the old one.
 //! What that means for the snapshots of an origin, and for a snapshot, is in `left_behind`.
 
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use dm_targets::device::OpenTarget;
 use dm_targets::table::TargetParams;
 
 use super::devices::{is_mirror, no_device};
 use super::handover;
 use super::held::Held;
 use super::left_behind::Left;
-use super::machine::Machine;
+use super::machine::{Machine, Thread};
 use super::mirrored::OldLog;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -127,6 +131,38 @@ impl<M: Machine> Administrator<M> {
         let name = self.name_of(id)?;
         note.iter().for_each(|note| log::warn!("{name}: {note}"));
         Ok((target, left))
+    }
+
+    /// Puts a target in the place of a suspended device's.
+    ///
+    /// # Errors
+    /// The target cannot begin. Or a disk does not answer: the device gets it when that does.
+    fn replace_target(
+        &mut self,
+        id: u32,
+        target: Held<M::Handle>,
+        left: &Left,
+    ) -> Result<(), Reason> {
+        if self.call_mirror(id, |_| ())?.is_none() {
+            let (outlived, marked) = (left.outlived, left.marked.clone());
+            let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
+                let exchanged = thread.group().exchange_target(id, opened, outlived).await?;
+                let (closed, is_marked) = exchanged;
+                marked.store(is_marked, Ordering::Relaxed);
+                // Most was reported when the old table was suspended.
+                closed.unwrap_or_else(|lost| log::error!("/dev/ublkb{id}: {lost}"));
+                Ok(())
+            });
+            return self.put_by(id, job, true);
+        }
+        let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
+            let held = thread.group().hold(opened);
+            if let Err(lost) = thread.group().take_target(id).await {
+                log::error!("/dev/ublkb{id}: {lost}");
+            }
+            thread.group().put_target(id, OpenTarget::clone(&held)).await
+        });
+        self.put_by(id, job, true)
     }
 
     /// Suspends a device for a loaded table. Returns what is lost by that.

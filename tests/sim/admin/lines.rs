@@ -1,6 +1,7 @@
 //! A device made of ranges (`linear`, `error`, `zero`), or the device of an origin without
-//! snapshots, which shows a range as well. Its table is replaced by others in random lives, with an end of the server or of the power at every step. The model knows which sector of
-//! which disk each sector of each table is, and nothing else.
+//! snapshots, which shows a range as well. Its table is replaced by others in random lives, with an
+//! end of the server or of the power at every step. The model knows which sector of which disk each
+//! sector of each table is, and nothing else.
 
 use dm_targets::request::RequestKind;
 use dm_targets::segments::table::{SegmentParams, placed};

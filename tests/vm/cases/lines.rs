@@ -202,6 +202,22 @@ fn live(seed: u64) {
     server::assert_nothing_left("lines-live");
 }
 
+/// The server of a device dies, and the next one takes over.
+fn again(name: &str) {
+    let pid = server::number(name, "/server_pid");
+    sh(&format!("kill -9 {pid}")).ok();
+    server::wait_gone(pid);
+    ublk_dm("recover --all").ok();
+}
+
+/// The table of the snapshot `s` is replaced by one that fails everything.
+fn fails(snap: &str) {
+    load("s", &[format!("0 {} error", Disk::open(snap).sectors)]).ok();
+    ublk_dm("resume s").ok();
+    let failed = Disk::open(snap).try_read(0, &mut Buf::new(8)).err();
+    assert!(failed.is_some_and(|why| why.raw_os_error() == EIO), "an error table reads");
+}
+
 /// A mounted ext4 on a linear device becomes an origin, gets a snapshot in the same server, and is
 /// a linear device again; the snapshot's table is replaced, too. The server is killed in between.
 fn origin(seed: u64) {
@@ -210,12 +226,6 @@ fn origin(seed: u64) {
     let (dir, beside) = (scratch("lines-origin"), scratch("lines-snapshot"));
     let linear = [format!("0 {SIZE} linear {one} 0")];
     let plain = [format!("0 {SIZE} snapshot-origin {one}")];
-    let again = |name: &str| {
-        let pid = server::number(name, "/server_pid");
-        sh(&format!("kill -9 {pid}")).ok();
-        server::wait_gone(pid);
-        ublk_dm("recover --all").ok();
-    };
     let top = create("l", &linear).ok().line();
     sh(&format!("mkfs.ext4 -q -F {top}")).ok();
     sh(&format!("mount {top} {dir}")).ok();
@@ -247,18 +257,14 @@ fn origin(seed: u64) {
     // Without a change of its origin, which rests, the snapshot's own table comes back.
     sh(&format!("umount {dir}")).ok();
     let own = format!("0 {SIZE} snapshot {one} {two} P 32");
-    load("s", &[format!("0 {SIZE} error")]).ok();
-    ublk_dm("resume s").ok();
-    let failed = Disk::open(&snap).try_read(0, &mut Buf::new(8)).err();
-    assert!(failed.is_some_and(|why| why.raw_os_error() == EIO), "an error table reads");
+    fails(&snap);
     again("l");
     load("s", std::slice::from_ref(&own)).ok();
     ublk_dm("resume s").ok();
     shown();
     // With one it is lost.
     sh(&format!("mount {top} {dir}")).ok();
-    load("s", &[format!("0 {SIZE} error")]).ok();
-    ublk_dm("resume s").ok();
+    fails(&snap);
     std::fs::write(format!("{dir}/later"), "later").expect("it is written");
     sh("sync").ok();
     load("s", &[own]).ok();
