@@ -252,8 +252,7 @@ fn origin(seed: u64) {
         sh(&format!("umount {beside}")).ok();
     };
     shown();
-    let why = load("l", &linear).refused().stderr;
-    assert!(why.contains("s is a snapshot of it"), "{why}");
+    assert!(load("l", &linear).refused().stderr.contains("s is a snapshot of it"));
     // Without a change of its origin, which rests, the snapshot's own table comes back.
     sh(&format!("umount {dir}")).ok();
     let own = format!("0 {SIZE} snapshot {one} {two} P 32");
