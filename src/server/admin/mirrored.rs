@@ -11,7 +11,6 @@
 
 use std::rc::Rc;
 
-use dm_targets::device::OpenTarget;
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::mirror::status::LegHealth;
 use dm_targets::mirror::table::{Leg, Mirror as Table};

@@ -282,12 +282,14 @@ impl<M: Machine> Administrator<M> {
 /// ranges. A merge begins and ends with the table of its origin.
 fn is_exchange(old: &DeviceSpec, new: &DeviceSpec) -> bool {
     use TargetParams::{Mirror, Snapshot, SnapshotMerge, SnapshotOrigin};
-    match (&old.table.params, &new.table.params) {
-        (SnapshotMerge(_), _) | (_, SnapshotMerge(_)) => false,
-        (Mirror(_), Mirror(_) | Snapshot(_)) | (Snapshot(_), Mirror(_)) => false,
-        (Snapshot(_), Snapshot(_)) | (SnapshotOrigin { .. }, SnapshotOrigin { .. }) => false,
-        _ => true,
-    }
+    !matches!(
+        (&old.table.params, &new.table.params),
+        (SnapshotMerge(_), _)
+            | (_, SnapshotMerge(_))
+            | (Mirror(_), Mirror(_) | Snapshot(_))
+            | (Snapshot(_), Mirror(_) | Snapshot(_))
+            | (SnapshotOrigin { .. }, SnapshotOrigin { .. })
+    )
 }
 
 /// Why a table can never replace another one.

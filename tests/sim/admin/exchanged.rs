@@ -64,6 +64,9 @@ fn an_origins_table_is_replaced_when_it_has_no_snapshots() {
     an_origin_with_snapshots_keeps_its_table();
 }
 
+/// Something that a user does.
+type Step<'a> = &'a dyn Fn(&mut Town) -> Result<(), String>;
+
 fn has_own(town: &Town) -> Result<bool, String> {
     let is_snapshot =
         |one: &DeviceState| matches!(one.spec.table.params, TargetParams::Snapshot(_));
@@ -89,7 +92,7 @@ fn there_and_back(written: bool, crash: Option<u64>, lines: &str) -> Result<u64,
     let changes = |town: &Town| town.site.shared.lock().unwrap().changes;
     let first = changes(&town);
     town.site.shared.lock().unwrap().crash_at = crash.map(|at| first + at);
-    let steps: [&dyn Fn(&mut Town) -> Result<(), String>; 5] = [
+    let steps: [Step<'_>; 5] = [
         &|town| exchange(town, SNAP, lines),
         &again,
         &|town| {

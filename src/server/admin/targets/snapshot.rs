@@ -251,10 +251,9 @@ impl<M: Machine> Administrator<M> {
         let reused = self.open_reused(path, Some(over))?;
         let Some(ReusedDisk { disk, place: Some(place), shared }) = reused else { return Ok(()) };
         let (id, limits) = (disk.id(), *disk.limits());
-        if self.origin.is_some_and(|(origin, ..)| origin != id) {
-            if self.origin.map_or(Ok(false), |(origin, ..)| self.is_open(origin))? {
-                return Err(format!("{path}: its server has another origin").into());
-            }
+        let other = self.origin.map(|(origin, ..)| origin).filter(|origin| *origin != id);
+        if other.map_or(Ok(false), |origin| self.is_open(origin))? {
+            return Err(format!("{path}: its server has another origin").into());
         }
         if !spec.force && !mutant::is(Mutant::OriginOverRanges) {
             self.refuse_overlap(path, id, (Sector(0), disk.size()), Some(over))?;
