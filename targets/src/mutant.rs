@@ -228,6 +228,12 @@ pub enum Mutant {
     NamedByLog,
     /// I10: in the place of a mirror that was never in sync, the first leg is the source.
     LegsTurnedRound,
+    /// I10: the log does not say which leg is the source before a leg has missed a write.
+    FirstSourceUnnamed,
+    /// The bits of a log are used for regions of another size.
+    RegionSizeUnasked,
+    /// I10: a server that takes over without the record of the legs trusts the log.
+    LostRecordForgiven,
     /// I10: a server that takes over with a log on disk copies from one of the sources alone.
     OtherSourcesForgotten,
     /// I10: sources that may differ after the death of a server are not made equal.

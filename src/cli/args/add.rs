@@ -69,7 +69,8 @@ pub struct Mirror {
     /// machine; every leg but one is then rewritten at the next start
     #[arg(long, value_name = "core|DEV", default_value = "core")]
     pub log: String,
-    /// Unit of the dirty log and of recovery, a power of two [default: 512 KiB]
+    /// Unit of the dirty log and of recovery, a power of two [default: 512 KiB]. A log on a disk is
+    /// used again with the size that it has
     #[arg(long, value_name = "SIZE", value_parser = parse_size_arg)]
     pub region_size: Option<u64>,
     /// Assume that the legs differ: recover everything from one leg

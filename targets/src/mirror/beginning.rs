@@ -43,8 +43,9 @@ pub(super) fn begin(
         _ if named => Ok(from_named(past, said, identities)),
         Past::None => Ok(said),
         Past::TakenOver(state) => match state {
+            // Every mirror has a record. If it is lost, whether the log has every mark is not known.
+            None if log_on_disk && mutant::is(Mutant::LostRecordForgiven) => Ok(from_log),
             // The log has worked all the time, and has more detail than the record.
-            None if log_on_disk => Ok(from_log),
             Some(state) if is_marked(state) => {
                 let sources = Some(state.sources(identities)).filter(|legs| !legs.is_empty());
                 Ok(Beginning { sources, unequal: true, ..from_log })
@@ -115,8 +116,8 @@ fn replacing(
     Ok(Beginning { initial, sources, ..said })
 }
 
-/// The log has every mark. Which legs are sources it does not say before all regions have been in
-/// sync: then it is the first leg, of the table before.
+/// The log has every mark. Which legs are sources the log of an earlier version does not say before
+/// all regions have been in sync: then it is the first leg, of the table before.
 fn beside_log(state: &LegState, said: Beginning, identities: &[u64]) -> Beginning {
     let sources = state.sources(identities);
     if sources == LegSet::first(identities.len()) || mutant::is(Mutant::LegsTurnedRound) {

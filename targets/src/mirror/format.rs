@@ -3,7 +3,7 @@
 //! ```text
 //! byte 0      magic "rRiM", version, number of regions (64 bits)
 //! byte 16     not interpreted by the kernel, which keeps it: here the legs that missed something
-//!             ([`super::leg_flags`])
+//!             ([`super::leg_flags`]) and the size of a region ([`super::log_region_size`])
 //! byte 1024   one bit a region, lowest bit first: 1 clean, 0 dirty or not in sync; padded with
 //!             zeroes to 64 bits
 //! ```

@@ -31,14 +31,14 @@ pub fn identity_of(text: &str) -> u64 {
 }
 
 /// FNV-1a: detects garbage and torn writes, not an adversary.
-fn checksum(bytes: &[u8]) -> u64 {
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |sum, byte| {
         (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
     })
 }
 
 /// A 64-bit number in a record.
-fn number(record: &[u8], at: usize) -> u64 {
+pub(super) fn number(record: &[u8], at: usize) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&record[at..at + 8]);
     u64::from_le_bytes(bytes)
@@ -50,6 +50,8 @@ impl LegFlags {
     const CONTENT: usize = Self::IDENTITIES + 8 * MAX_LEGS;
     /// Bytes of the record.
     pub const BYTES: usize = Self::CONTENT + 8;
+    /// The byte of the header behind the record.
+    pub const END: usize = Self::START + Self::BYTES;
     const MAGIC: [u8; 7] = *b"dmlegs\x01";
 
     /// The legs with these identities that must not be copied from, as bits; `None` if there is no

@@ -228,8 +228,8 @@ impl Past {
     }
 
     /// Whether the log on a disk lacks a stale leg that is recorded: it is an old copy of that log,
-    /// or the record was written just before the server died. During the first recovery a log has
-    /// no leg as stale; its marks say more.
+    /// or the record was written just before the server died. During the first recovery the log of
+    /// an earlier version has no leg as stale; its marks say more.
     pub(super) fn is_newer_than(&self, stale: LegSet, identities: &[u64]) -> bool {
         let newer = |past: &LegState| {
             past.was_in_sync && !past.missed(identities).without(stale).is_empty()

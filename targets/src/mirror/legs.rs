@@ -202,11 +202,11 @@ impl Legs {
         !LegSet(self.sources.0 & self.flushed.0).without(LegSet::one(leg)).is_empty()
     }
 
-    /// For the log: the legs that must not be copied from after a crash; `None` if no source leg
-    /// has been flushed since it became one, as the other legs may still be needed.
+    /// For the log: the legs that must not be copied from after a crash, also if they have missed
+    /// no write yet: one to a region out of sync will not reach them. `None` if no source leg has
+    /// been flushed since it became one, as the other legs may still be needed.
     pub fn to_remember(&self) -> Option<LegSet> {
-        if self.stale.is_empty() && self.sources != self.all() {
-            // No leg has missed a write yet; the first leg is the source again.
+        if self.stale.is_empty() && mutant::is(Mutant::FirstSourceUnnamed) {
             return Some(LegSet::default());
         }
         let right = LegSet(self.sources.0 & self.flushed.0);

@@ -4,18 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::Event;
-use super::beginning::{Beginning, begin};
 use super::bits::Bits;
 use super::config::{MirrorConfig, check_leg};
 use super::flushes::Flushes;
 use super::format::MAX_REGIONS;
-use super::leg_flags::NO_IDENTITY;
-use super::leg_set::{LegSet, MAX_LEGS};
-use super::leg_state::{FoundLog, Past};
+use super::leg_set::MAX_LEGS;
+use super::leg_state::Past;
 use super::legs::Legs;
-use super::log::{Log, SyncError, Unusable, Work};
-use super::no_source::KnownOfLegs;
+use super::log::{SyncError, Work};
 use super::open_error::OpenError;
+use super::open_log::{Known, read_known};
 use super::regions::Regions;
 use super::table::InitialSync;
 use super::target::{CLEAN_DELAY_MS, Cleaner, Mirror, Phase, Recovery, Requests, State};
@@ -26,79 +24,6 @@ use crate::units::RegionSize;
 
 /// Fewest legs.
 const MIN_LEGS: usize = 2;
-
-/// What a mirror's log and its past say when it is opened.
-struct Known {
-    log: Log,
-    identity: u64,
-    bits: Bits,
-    stale: LegSet,
-    begun: Beginning,
-    /// Some sources may have data that are not durable: no log has them as healthy, which it has
-    /// only of legs that have been flushed.
-    unflushed: bool,
-}
-
-/// Opens the log, and decides what the mirror starts from. `found`: what the log is, once it has
-/// been read.
-async fn read_log(
-    config: &mut MirrorConfig<'_>,
-    regions: u64,
-    identities: &[u64],
-    found: &mut Option<FoundLog>,
-) -> Result<Known, OpenError> {
-    let mut bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
-    let identity = config.log.as_ref().map(|log| log.identity);
-    let disk = config.log.take().map(|log| log.disk);
-    let name = disk.as_ref().map(|disk| disk.name().clone());
-    let log = Log::new(config.host, disk, regions, std::mem::take(&mut config.renamed))
-        .map_err(|unusable| unusable_log(unusable, name))?;
-    let mut begun = begin(&config.past, config.initial_sync, config.source, identity, identities)?;
-    let mut stale = log.read(begun.initial, &mut bits, identities).await;
-    let identity = identity.unwrap_or(NO_IDENTITY);
-    let its = FoundLog { identity, fresh: log.is_fresh(), stale };
-    *found = log.on_disk().then_some(its);
-    if begun.by_log {
-        if config.past.is_unknown_to_log(its, identities) {
-            // Another source than the first leg must be confirmed by the log.
-            let source = begun.sources.unwrap_or_default();
-            let confirmed = !log.is_fresh() && stale.has(0) && source.without(stale) == source;
-            if source != LegSet::one(0) && !confirmed {
-                return Err(OpenError::NoSource);
-            }
-            bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
-            stale = LegSet::default();
-            log.change_all();
-        } else {
-            begun.sources = None;
-        }
-    }
-    let lags = begun.unequal && config.past.is_newer_than(stale, identities);
-    if begun.unequal {
-        begun.sources = sources_of_dead(begun.sources, stale, lags);
-    }
-    if lags {
-        if begun.sources.is_none() {
-            return Err(OpenError::NoSource);
-        }
-        bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
-        log.change_all();
-    }
-    if begun.sources.is_none() && stale == LegSet::first(identities.len()) {
-        return Err(OpenError::NoSource);
-    }
-    let unflushed = begun.sources.is_some() && !begun.named && (!begun.unequal || lags);
-    Ok(Known { log, identity, bits, stale, begun, unflushed })
-}
-
-/// The legs that a dead server's mirror is continued from: each source on record that the log does
-/// not contradict, as a leg may fail at any moment. `lags`: the log lacks a stale leg on record, so
-/// that it contradicts nothing: it is an old copy, or that server died between the two.
-fn sources_of_dead(recorded: Option<LegSet>, stale: LegSet, lags: bool) -> Option<LegSet> {
-    let agreed = recorded.map(|legs| legs.without(stale)).filter(|legs| !legs.is_empty());
-    let agreed = agreed.filter(|_| !mutant::is(Mutant::OtherSourcesForgotten));
-    agreed.or(recorded.filter(|_| lags))
-}
 
 impl Mirror {
     /// Opens a mirror: checks its disks and reads its log. Nothing is written; [`Mirror::activate`]
@@ -345,31 +270,6 @@ impl Mirror {
         self.cleaner.wanted.wake_all();
         self.log.close();
         self.operation_ended.until(|| (self.tasks.get() == 0).then_some(())).await;
-    }
-}
-
-/// As [`read_log`]; an error for lack of a source has what is known of the legs.
-async fn read_known(
-    config: &mut MirrorConfig<'_>,
-    regions: u64,
-    identities: &[u64],
-) -> Result<Known, OpenError> {
-    let mut log = None;
-    let known = read_log(config, regions, identities, &mut log).await;
-    known.map_err(|why| {
-        if why != OpenError::NoSource {
-            return why;
-        }
-        let legs = config.legs.iter().map(|leg| (leg.identity, leg.disk.name().clone()));
-        OpenError::NoSourceAmong(KnownOfLegs::of(legs, config.past.state(), log).to_string())
-    })
-}
-
-/// Why a log cannot be used that is on a disk of this name, or in memory.
-fn unusable_log(unusable: Unusable, name: Option<Rc<str>>) -> OpenError {
-    match (unusable, name) {
-        (Unusable::TooSmall(needed), Some(disk)) => OpenError::LogTooSmall { disk, needed },
-        _ => OpenError::NoMemory,
     }
 }
 

@@ -25,6 +25,7 @@ use super::bits::Bits;
 use super::format::{HEADER_BYTES, Layout};
 use super::leg_flags::LegFlags;
 use super::leg_set::LegSet;
+use super::log_region_size::LogRegionSize;
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
@@ -73,6 +74,10 @@ struct Header {
     named: Cell<bool>,
     /// Identities of legs in headers of earlier versions, each with that of today.
     renamed: Vec<(u64, u64)>,
+    /// The size of a region.
+    region_size: Sectors,
+    /// The size of the regions that the bits were about when they were read, if it is another one.
+    other_size: Cell<Option<Sectors>>,
     /// The log was not a mirror's when it was read.
     fresh: Cell<bool>,
     /// The header names legs that the mirror does not have, so nothing in the log is trusted.
@@ -130,7 +135,7 @@ impl Log {
     pub(super) fn new(
         host: &Rc<dyn Host>,
         disk: Option<Disk>,
-        regions: u64,
+        (regions, region_size): (u64, Sectors),
         renamed: Vec<(u64, u64)>,
     ) -> Result<Log, Unusable> {
         let block_bytes = disk.as_ref().map_or(512, |disk| disk.limits().logical_block_bytes);
@@ -159,6 +164,8 @@ impl Log {
                 flags_batch: Cell::new(0),
                 named: Cell::new(false),
                 renamed,
+                region_size,
+                other_size: Cell::new(None),
                 fresh: Cell::new(false),
                 foreign_legs: Cell::new(false),
             },
@@ -239,6 +246,12 @@ impl Log {
         self.header.fresh.get()
     }
 
+    /// The size of the regions that the bits were about when they were read, if it is not that of
+    /// the mirror's regions.
+    pub(super) fn other_region_size(&self) -> Option<Sectors> {
+        self.header.other_size.get()
+    }
+
     /// Whether the header that was read names other legs than the mirror has; `true` only once.
     pub(super) fn take_foreign_legs(&self) -> bool {
         self.header.foreign_legs.take()
@@ -304,6 +317,7 @@ impl Log {
         } else {
             LegFlags::encode(header, legs, stale.0);
         }
+        LogRegionSize::put(header, self.header.region_size);
         self.change_header();
         self.header.flags_batch.set(self.batches.collecting.get());
         self.request();

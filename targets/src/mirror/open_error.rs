@@ -38,6 +38,15 @@ pub enum OpenError {
         /// The disk size that the log needs.
         needed: Sectors,
     },
+    /// The log's bits are about regions of another size.
+    LogRegionSize {
+        /// The log's disk.
+        disk: Rc<str>,
+        /// The size of its regions.
+        recorded: Sectors,
+        /// The size that the mirror was to have.
+        given: Sectors,
+    },
     /// There is no such leg to recover from.
     NoSuchLeg(usize),
     /// No leg is known to have all data, and the user named none.
@@ -74,6 +83,14 @@ impl fmt::Display for OpenError {
             }
             OpenError::LogTooSmall { disk, needed } => {
                 write!(f, "{disk}: too small for the dirty log, which takes {needed} sectors")
+            }
+            OpenError::LogRegionSize { disk, recorded, given } => {
+                let (its, ours) = (recorded.bytes() / 1024, given.bytes() / 1024);
+                write!(
+                    f,
+                    "{disk}: the log is about regions of {its} KiB, and {ours} KiB were given: use \
+                     --region-size {its}KiB, or have all regions copied with --sync or --source"
+                )
             }
             OpenError::NoSuchLeg(leg) => {
                 write!(f, "there is no leg {leg} (legs are counted from 0)")

@@ -9,7 +9,6 @@ use super::bits::{Bits, WithBits};
 pub use super::config::{LegParts, LegReport, LogParts, MirrorConfig, RecordError, Recorder};
 use super::flushes::Flushes;
 use super::leg_claims::Claims;
-use super::leg_set::LegSet;
 use super::leg_state::{KnownLeg, Left};
 use super::legs::{Failure, Legs};
 use super::log::{Letter, Log};
@@ -344,8 +343,8 @@ impl Mirror {
     pub(super) fn report_in_sync(&self) {
         let news = {
             let State { regions, legs } = &mut *self.state.borrow_mut();
-            let had_stale = legs.stale() != LegSet::default();
-            let unflushed = had_stale || !self.log.on_disk() && legs.sources() != legs.all();
+            // The log has the others as stale.
+            let unflushed = legs.sources() != legs.all();
             let news = regions.all_in_sync() && legs.all_in_sync();
             if news {
                 regions.forget_failed_flush();

@@ -26,7 +26,7 @@ use dm_targets::sim::world::{Step, World};
 pub use case::{Admin, Case, When};
 
 use super::fixture::{Setup, Slot, disks, parts, world};
-use super::oracle::{Left, judge, judge_take_over};
+use super::oracle::{Left, judge, judge_take_over, judge_turned};
 use super::record::Record;
 use crate::explore::Violation;
 use crate::model::{Device, Model, Moment};
@@ -287,6 +287,10 @@ impl Run<'_> {
             }
             judge(&setup, &images, model, &table.told, self.case.lenient())
                 .map_err(|fault| format!("{fault} (opened with disks {:?})", table.legs))?;
+            let in_order = table.told.iter().copied().eq(0..setup.legs);
+            if setup.log && in_order && self.mirror.is_some() && !self.case.lenient() {
+                judge_turned(&setup, &images, (&self.model, moment))?;
+            }
             if self.case.lives_on == 0
                 || self.case.lenient()
                 || !self.rng.one_in(self.case.lives_on)

@@ -8,6 +8,7 @@ mod behaviour;
 pub mod cases;
 mod copies;
 pub mod explore;
+mod first;
 pub mod fixture;
 mod given_up;
 mod grow;

@@ -6,10 +6,10 @@ use dm_targets::mutant::{self, Mutant};
 
 use super::cases;
 use super::explore::{Case, explore};
-use super::{behaviour, given_up, known, lifecycle, named, take_over};
+use super::{behaviour, first, given_up, known, lifecycle, named, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 47] = [
+pub const MUTANTS: [(Mutant, &str); 50] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -57,6 +57,9 @@ pub const MUTANTS: [(Mutant, &str); 47] = [
     (Mutant::UnequalUncopied, "record"),
     (Mutant::NamedByLog, "record"),
     (Mutant::LegsTurnedRound, "record"),
+    (Mutant::FirstSourceUnnamed, "pairs"),
+    (Mutant::RegionSizeUnasked, "pairs"),
+    (Mutant::LostRecordForgiven, "pairs"),
 ];
 
 /// The mutants that tests of a single path detect: they run before whole workloads.
@@ -85,6 +88,9 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
         Mutant::LegsTurnedRound => {
             named::the_source_stays_when_a_table_turns_the_legs_round_during_the_first_recovery
         }
+        Mutant::FirstSourceUnnamed => first::the_source_of_the_first_recovery_is_known_in_any_order,
+        Mutant::RegionSizeUnasked => first::a_log_is_not_used_for_regions_of_another_size,
+        Mutant::LostRecordForgiven => first::a_log_is_not_trusted_in_the_place_of_a_lost_record,
         Mutant::LegsNamedLate => lifecycle::a_disk_in_the_place_of_a_leg_is_recovered,
         Mutant::SpanUnbounded => {
             behaviour::a_large_discard_begins_a_bounded_number_of_regions_at_once

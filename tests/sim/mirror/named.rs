@@ -1,13 +1,14 @@
 //! The source of a mirror whose log on a disk does not know it: named by the user, or known from
 //! the mirror whose table is replaced.
 
+use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::sim::disk::Class;
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::Schedule;
-use dm_targets::units::Sectors;
+use dm_targets::units::{Sector, Sectors};
 
 use super::fixture::{Fixture, Setup, fail, world};
 use crate::pattern;
@@ -64,7 +65,7 @@ pub fn nosync_makes_no_stale_leg_valid_beside_a_named_source() {
 }
 
 /// A table with the legs in another order replaces the one whose legs are being recovered for the
-/// first time.
+/// first time. An earlier version has written the log, which does not say which leg is the source.
 #[test]
 pub fn the_source_stays_when_a_table_turns_the_legs_round_during_the_first_recovery() {
     let setup = Setup::small();
@@ -79,6 +80,10 @@ pub fn the_source_stays_when_a_table_turns_the_legs_round_during_the_first_recov
     let past = Past::Replaced(fixture.record.left());
     let mut disks = images(&fixture);
     let right = disks[0].clone();
+    let mut header = [0; 1024];
+    header.copy_from_slice(&disks[2].read(Sector(0), Sectors(2)));
+    LegFlags::name(&mut header, &[1, 2], 0);
+    disks[2].write(Sector(0), &header);
     disks.swap(0, 1);
     let identities = [2, 1, 3, 4, 5, 6, 7, 8, 9];
     for initial in [InitialSync::FromLog, InitialSync::Sync, InitialSync::NoSync] {

@@ -66,6 +66,21 @@ pub fn judge(
     Ok(Judged { shown })
 }
 
+/// Judges images of a mirror that has been in use, with the legs in another order: its log on a
+/// disk knows which of them are up to date.
+pub fn judge_turned(
+    setup: &Setup,
+    images: &[Image],
+    (model, moment): (&Model, Moment),
+) -> Result<(), String> {
+    let (mut turned, mut images) = (setup.clone(), images.to_vec());
+    turned.identities[..setup.legs].reverse();
+    images[..setup.legs].reverse();
+    let turning = |why| format!("with the legs in another order: {why}");
+    let (shown, _) = recover(&turned, &images).map_err(turning)?;
+    model.origin.judge(0, &shown, moment).map_err(turning)
+}
+
 /// Where the log has a one the legs must be the same. Read as a kernel would, independently of the
 /// code under test.
 fn same_where_clean(setup: &Setup, images: &[Image], told: &[usize]) -> Result<(), String> {

@@ -1,5 +1,6 @@
 //! The legs of a mirror that are up to date are on record while its log is in memory: a bad sector
-//! of the only good leg, a record that is gone, and a leg that is dead from the beginning.
+//! of the only good leg, a record that is gone, a leg that is dead from the beginning, and a full
+//! run directory. And a log on a disk says it in the first recovery, when there is no record.
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
@@ -24,6 +25,13 @@ pub fn cases() -> Vec<Case> {
             run: |_| exchanged(),
         },
         Case { name: "mirror-ended-stale", bound_s: 90, disks, run: |_| ended_stale() },
+        Case { name: "mirror-record-full", bound_s: 90, disks, run: |_| full() },
+        Case {
+            name: "mirror-record-first",
+            bound_s: 90,
+            disks: &["n0", "n1", "n2"],
+            run: |_| first(),
+        },
         Case { name: "mirror-record-relative-leg", bound_s: 60, disks, run: |_| relative_leg() },
     ]
 }
@@ -80,23 +88,94 @@ fn lost() {
     let view = View::new("lost", LEN);
     view.fill(&Disk::open(&legs[1].path));
     let [first, second] = [&legs[0].path, &legs[1].path];
-    Disk::open(first).zero(0, LEN);
-    server::add(&format!(
-        "mirror --leg {first} --leg {second} --source {second} --region-size {REGION}s --name m"
-    ));
-    ublk_dm("wait m --in-sync").ok();
-    for spoil in ["rm -f", "truncate -s 20"] {
-        kill_9();
-        run_args("sh", &["-c", &format!("{spoil} {}/mirror-*.legs", server::run_dir())]).ok();
-        let refused = ublk_dm("recover m").refused();
-        assert!(refused.stderr.contains("--source"), "{}", refused.stderr);
-        ublk_dm(&format!("recover m --source {second}")).ok();
+    let on_disk = slice("log", "n1", 2 * LEN, 64);
+    Disk::open(&on_disk).zero(0, 64);
+    for log in ["core", &on_disk] {
+        Disk::open(first).zero(0, LEN);
+        server::add(&format!(
+            "mirror --leg {first} --leg {second} --source {second} --region-size {REGION}s --name m \
+             --log {log}"
+        ));
         ublk_dm("wait m --in-sync").ok();
+        for spoil in ["rm -f", "truncate -s 20"] {
+            kill_9();
+            run_args("sh", &["-c", &format!("{spoil} {}/mirror-*.legs", server::run_dir())]).ok();
+            let refused = ublk_dm("recover m").refused();
+            assert!(refused.stderr.contains("--source"), "{}", refused.stderr);
+            ublk_dm(&format!("recover m --source {second}")).ok();
+            ublk_dm("wait m --in-sync").ok();
+        }
+        server::del("m");
     }
-    server::del("m");
     let shape = Shape::new(LEN, REGION, &[first, second]);
     mirror::assert_legs_equal(&shape, "the second leg was named twice");
     view.verify_range(&Disk::open(first), 0, LEN);
+}
+
+/// The run directory has no room when a leg misses a write, and the server dies before it has.
+fn full() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let dir = server::run_dir();
+    sh(&format!("mkdir -p {dir} && mount -t tmpfs -o size=256k,mode=0700 tmpfs {dir}")).ok();
+    let (bad, good) = (Faulty::new("bad", "n0", 0, LEN), slice("good", "n1", 0, LEN));
+    let view = View::new("full", LEN);
+    view.fill(&Disk::open(&bad.path));
+    let path = server::add(&format!(
+        "mirror --leg {} --leg {good} --force --region-size {REGION}s --name m",
+        bad.path
+    ));
+    ublk_dm("wait m --in-sync").ok();
+    drop(sh(&format!("dd if=/dev/zero of={dir}/filler bs=1k")));
+    bad.set(Fault::Writes);
+    view.write(&Disk::open(&path), 3 * REGION, 8);
+    kill_9();
+    bad.heal();
+    sh(&format!("rm {dir}/filler")).ok();
+    ublk_dm("recover m").ok();
+    ublk_dm("wait m --in-sync").ok();
+    server::del("m");
+    for leg in [&bad.path, &good] {
+        view.verify_range(&Disk::open(leg), 0, LEN);
+    }
+    sh(&format!("umount -l {dir}")).ok();
+}
+
+/// A mirror ends in its first recovery, and nothing is left but its log, as after a loss of power:
+/// the legs are given in another order, and then the regions in another size.
+fn first() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let (good, new) = (slice("good", "n0", 0, LEN), Faulty::new("new", "n1", 0, LEN));
+    let log = slice("log", "n2", 0, 64);
+    let view = View::new("first", LEN);
+    view.fill(&Disk::open(&good));
+    Disk::open(&new.path).zero(0, LEN);
+    Disk::open(&log).zero(0, 64);
+    new.set(Fault::Slow { read_ms: 0, write_ms: 1_000 });
+    let add = |legs: [&str; 2], region: u64| {
+        let [first, second] = legs;
+        ublk_dm(&format!(
+            "add mirror --leg {first} --leg {second} --log {log} --region-size {region}s --name m"
+        ))
+    };
+    let path = add([&good, &new.path], REGION).ok().line();
+    view.write(&Disk::open(&path), 3 * REGION, 8);
+    kill_9();
+    new.heal();
+    ublk_dm("del --force m").ok();
+    server::forget_ended_legs();
+    let said = add([&new.path, &good], REGION).ok().stderr;
+    assert!(said.contains(&format!("recovered from {good}")), "{said}");
+    ublk_dm("wait m --in-sync").ok();
+    server::del("m");
+    let said = add([&new.path, &good], 2 * REGION).refused().stderr;
+    assert!(said.contains("--region-size 128KiB"), "{said}");
+    for leg in [&new.path, &good] {
+        view.verify_range(&Disk::open(leg), 0, LEN);
+    }
 }
 
 /// A table line with a dead leg has the kernel's meaning: the mirror starts without that leg, also

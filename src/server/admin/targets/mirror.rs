@@ -76,7 +76,7 @@ impl<M: Machine> Administrator<M> {
     /// The record that a dead server has left of a mirror's legs.
     pub(in crate::server::admin) fn past_of(&self, mirror: &Table, source: Option<usize>) -> Past {
         let left = self.machine.records().legs();
-        if let (Err(why), MirrorLog::Core, None) = (&left, &mirror.log, source) {
+        if let (Err(why), None) = (&left, source) {
             log::error!("the record of the legs cannot be used: {why}");
         }
         Past::TakenOver(left.ok())

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::super::bits::Bits;
 use super::super::format::{Layout, WORDS_BYTES, Words};
+use super::super::log_region_size::LogRegionSize;
 use super::{Changed, Log, Unusable, memory, sector};
 use crate::disk::{Buffer, DiskError, Host};
 use crate::units::{RegionIndex, Sectors};
@@ -133,6 +134,7 @@ impl Log {
         words.copy_from_slice(&header[..WORDS_BYTES]);
         let words = Words { regions: self.layout.get().regions, ..Words::decode(&words) };
         header[..WORDS_BYTES].copy_from_slice(&words.encode());
+        LogRegionSize::put(header, self.header.region_size);
         self.change_header();
     }
 }

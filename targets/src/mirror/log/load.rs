@@ -7,6 +7,7 @@ use super::super::bits::Bits;
 use super::super::format::{HEADER_BYTES, is_log, resume};
 use super::super::leg_flags::LegFlags;
 use super::super::leg_set::LegSet;
+use super::super::log_region_size::LogRegionSize;
 use super::super::table::InitialSync;
 use super::{Log, OnDisk, sector};
 use crate::disk::DiskError;
@@ -24,6 +25,14 @@ impl Log {
         legs: &[u64],
     ) -> LegSet {
         self.read_all(initial, bits, legs).await.0
+    }
+
+    /// The size of the regions that the log's bits are about, if they are used and it is another
+    /// one than the mirror's.
+    fn other_size(&self, header: &[u8; HEADER_BYTES], initial: InitialSync) -> Option<Sectors> {
+        let is_used = initial == InitialSync::FromLog && is_log(header);
+        let size = is_used.then(|| LogRegionSize::recorded(header))?;
+        size.filter(|size| *size != self.header.region_size)
     }
 
     /// Like [`Log::read`]; also returns whether the log could be read and understood.
@@ -54,6 +63,7 @@ impl Log {
             InitialSync::NoSync if !overridden => InitialSync::Sync,
             _ => initial,
         };
+        self.header.other_size.set(self.other_size(&header, initial));
         let resumed = resume(&mut header, bits, result.is_ok(), initial);
         self.header.fresh.set(resumed.fresh);
         let trusted = missed.is_none() || mutant::is(Mutant::ForeignLegsTrusted);
