@@ -232,6 +232,8 @@ pub enum Mutant {
     FirstSourceUnnamed,
     /// The bits of a log are used for regions of another size.
     RegionSizeUnasked,
+    /// A log has the size of its new regions before the bits of the old ones are cleared.
+    SizedBeforeCleared,
     /// I10: a server that takes over without the record of the legs trusts the log.
     LostRecordForgiven,
     /// I10: a server that takes over with a log on disk copies from one of the sources alone.

@@ -216,9 +216,9 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Closes the mirror of a suspended device, which `new` replaces. If that has another log, or
-    /// regions of another size, the present log will know nothing of the legs, and says so first;
-    /// `force`: or is left as it is if it cannot be written. `again`: `new` is put back.
+    /// Closes the mirror of a suspended device, which `new` replaces. If that has another log, the
+    /// present log will know nothing of the legs, and says so first; `force`: or is left as it is if
+    /// it cannot be written. `again`: `new` is put back.
     ///
     /// # Errors
     /// It cannot be recorded or said, and the mirror stays. Or a disk does not answer: the mirror
@@ -233,10 +233,7 @@ impl<M: Machine> Administrator<M> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let log = entry.mirror().and_then(Table::log_device).and_then(|log| entry.deps.id(log));
         let new_log = new.log_device().and_then(|log| self.machine.disk_at(log));
-        // A bit of it means other sectors in regions of another size.
-        let resized = entry.mirror().is_some_and(|old| old.region_size != new.region_size)
-            && !mutant::is(Mutant::OtherRegionsRead);
-        let leaves_log = log.is_some() && (log != new_log || resized) && !again;
+        let leaves_log = log.is_some() && log != new_log && !again;
         self.close_target(id, if leaves_log { OldLog::Left { force } } else { OldLog::Stays })
     }
 

@@ -131,10 +131,10 @@ impl Mirror {
         is_written
     }
 
-    /// If the log names other legs than this mirror's, it is cleared durably before it names ours:
-    /// its bits never applied to them.
+    /// If the log names other legs than this mirror's, or its regions have another size, it is
+    /// cleared durably before it names ours: its bits never applied to them.
     pub(super) async fn forget_others(&self) {
-        if self.log.take_foreign_legs() && !mutant::is(Mutant::NamedBeforeCleared) {
+        if self.log.take_foreign() && !mutant::is(Mutant::NamedBeforeCleared) {
             self.write_log().await;
         }
     }

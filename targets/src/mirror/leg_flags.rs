@@ -11,7 +11,8 @@ use crate::mutant::{self, Mutant};
 ///
 /// ```text
 /// byte 16     "dmlegs", format 1, number of legs
-/// byte 24     one bit a leg: it missed something and must not be copied from (64 bits)
+/// byte 24     one bit a leg: it missed something, or has not been recovered yet, and must not be
+///             copied from (64 bits)
 /// byte 32     the identity of each leg, nine times 64 bits, in the order of the bits
 /// byte 104    a checksum of the 88 bytes before it (64 bits)
 /// ```

@@ -80,8 +80,9 @@ struct Header {
     other_size: Cell<Option<Sectors>>,
     /// The log was not a mirror's when it was read.
     fresh: Cell<bool>,
-    /// The header names legs that the mirror does not have, so nothing in the log is trusted.
-    foreign_legs: Cell<bool>,
+    /// The header names legs that the mirror does not have, or the bits are about regions of another
+    /// size, so nothing in the log is trusted.
+    foreign: Cell<bool>,
 }
 
 /// The changed blocks, and the progress of writing them. Each of the three flags may be set without
@@ -167,7 +168,7 @@ impl Log {
                 region_size,
                 other_size: Cell::new(None),
                 fresh: Cell::new(false),
-                foreign_legs: Cell::new(false),
+                foreign: Cell::new(false),
             },
             batches: Batches {
                 changed: RefCell::new(Changed { queue: VecDeque::new(), queued }),
@@ -252,9 +253,10 @@ impl Log {
         self.header.other_size.get()
     }
 
-    /// Whether the header that was read names other legs than the mirror has; `true` only once.
-    pub(super) fn take_foreign_legs(&self) -> bool {
-        self.header.foreign_legs.take()
+    /// Whether what was read is about other legs than the mirror has, or about regions of another
+    /// size; `true` only once.
+    pub(super) fn take_foreign(&self) -> bool {
+        self.header.foreign.take()
     }
 
     /// Marks the header as changed.

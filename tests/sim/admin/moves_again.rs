@@ -129,7 +129,6 @@ fn broken_rules_of_the_same_legs_are_noticed() {
         mutant::set(None);
         lived
     };
-    assert!(!lives(Mutant::OtherRegionsRead, a_log_is_not_read_with_regions_of_another_size));
     assert!(!lives(Mutant::OldLogTrusted, an_old_log_is_not_trusted_in_the_place_of_another_disk));
     assert!(!lives(Mutant::StaleNamed, a_leg_that_has_missed_writes_is_a_source_by_force_alone));
 }

@@ -1,17 +1,22 @@
 //! What a log on a disk says after a loss of power, when the record of the legs is gone: which leg
 //! was the source of a recovery that had not ended, and how large the regions are.
 
+use std::rc::Rc;
+
+use dm_targets::copy;
+use dm_targets::disk::Host;
 use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::mirror::table::InitialSync;
-use dm_targets::mirror::target::OpenError;
+use dm_targets::mirror::target::{Mirror, OpenError};
+use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::Schedule;
+use dm_targets::sim::world::{Schedule, Step};
 use dm_targets::units::{Sector, Sectors};
 
-use super::fixture::{Fixture, Setup, fail, world};
+use super::fixture::{self, Fixture, Setup, fail, parts, world};
 use crate::pattern;
 
 fn images(fixture: &Fixture) -> Vec<Image> {
@@ -128,6 +133,40 @@ pub fn a_log_is_not_used_for_regions_of_another_size() {
         assert!(Fixture::new_or(&setup, &disks).is_err());
     }
     assert_eq!(Fixture::new(&setup, &disks).status(), "7/8 AA A");
+}
+
+/// The power goes while a mirror with regions of another size begins, and the next one has no word
+/// of its user: what the log had in sync under the old size is not in sync under the new one.
+#[test]
+pub fn a_log_is_cleared_before_it_has_another_size() {
+    let (setup, mut disks, _) = marked();
+    disks[1] = Image::from_fn(Sectors(16), |at| pattern::sector(50, at));
+    let given = Setup { region: 4, source: Some(0), ..setup };
+    let world = world(&given, &disks, 0, Schedule::InOrder, Trace::default());
+    let (host, executor): (Rc<dyn Host>, _) = (world.host.clone(), world.executor.clone());
+    let copy = copy::Client::new(&executor, &host, None).unwrap();
+    let (of_world, of_setup) = (executor.clone(), given.clone());
+    let disks = fixture::disks(&world);
+    executor.spawn(async move {
+        let config = parts(&of_setup, &host, &copy, disks);
+        Mirror::open(config).await.unwrap().activate(&of_world).await.unwrap();
+    });
+    let unasked = Setup { source: None, ..given };
+    let mut opened = 0;
+    while world.step(false) != Step::Nothing {
+        for images in world.crash(CrashKind::Power, 16) {
+            match Fixture::new_or(&unasked, &images) {
+                Err(OpenError::LogRegionSize { .. }) => {}
+                Err(why) => panic!("{why}"),
+                Ok(next) => {
+                    next.run_until_idle();
+                    assert_eq!(next.leg(0).visible(), next.leg(1).visible());
+                    opened += 1;
+                }
+            }
+        }
+    }
+    assert!(opened > 2, "{opened}");
 }
 
 /// A log with nothing in sync, and one that another program has written, has no such bits.

@@ -1,7 +1,8 @@
 //! Reading the log, when a mirror is opened and when it is resumed.
 //!
-//! Rules kept here: if the log could not be read, or names other legs, nothing is in sync; and no
-//! word of a table makes a leg valid that the log has as stale, or does not have.
+//! Rules kept here: if the log could not be read, or names other legs, nothing is in sync; no word
+//! of a table makes a leg valid that the log has as stale, or does not have; and no log has a size
+//! of regions that its bits are not about.
 
 use super::super::bits::Bits;
 use super::super::format::{HEADER_BYTES, is_log, resume};
@@ -27,11 +28,10 @@ impl Log {
         self.read_all(initial, bits, legs).await.0
     }
 
-    /// The size of the regions that the log's bits are about, if they are used and it is another
-    /// one than the mirror's.
-    fn other_size(&self, header: &[u8; HEADER_BYTES], initial: InitialSync) -> Option<Sectors> {
-        let is_used = initial == InitialSync::FromLog && is_log(header);
-        let size = is_used.then(|| LogRegionSize::recorded(header))?;
+    /// The size of the regions that the log's bits are about, if it is another one than the
+    /// mirror's.
+    fn other_size(&self, header: &[u8; HEADER_BYTES]) -> Option<Sectors> {
+        let size = is_log(header).then(|| LogRegionSize::recorded(header)).flatten();
         size.filter(|size| *size != self.header.region_size)
     }
 
@@ -63,13 +63,20 @@ impl Log {
             InitialSync::NoSync if !overridden => InitialSync::Sync,
             _ => initial,
         };
-        self.header.other_size.set(self.other_size(&header, initial));
+        let other_size = self.other_size(&header);
+        let is_used = initial == InitialSync::FromLog;
+        self.header.other_size.set(other_size.filter(|_| is_used));
         let resumed = resume(&mut header, bits, result.is_ok(), initial);
+        if let Some(size) = other_size.filter(|_| !mutant::is(Mutant::SizedBeforeCleared)) {
+            // The log is cleared under the size that its bits are about, and gets the new one then.
+            LogRegionSize::put(&mut header, size);
+            self.header.foreign.set(true);
+        }
         self.header.fresh.set(resumed.fresh);
         let trusted = missed.is_none() || mutant::is(Mutant::ForeignLegsTrusted);
         if !trusted && LegFlags::names_foreign_legs(&header, legs) {
             bits.fill_from(0, false);
-            self.header.foreign_legs.set(true);
+            self.header.foreign.set(true);
         }
         let padded = result.unwrap_or(true);
         if padded || before != (*header, bits.count()) {
