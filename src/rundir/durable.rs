@@ -1,11 +1,12 @@
 //! Files of the run directory that are replaced atomically: a reader, also after a loss of power,
-//! sees one complete version.
+//! sees one complete version. What is valid in one boot only may be overwritten in place instead if
+//! the directory is full: a reader, also after the death of the process, sees one complete version.
 
 use std::error::Error;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A file has been replaced, but may revert after a loss of power.
@@ -67,6 +68,25 @@ pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes).inspect_err(|error| take_back(path, error))
 }
 
+/// Most bytes that are written in place: those of a page. The death of the process leaves all of
+/// them or none.
+pub const PAGE_BYTES: usize = 4096;
+
+/// Durably replaces the content of a file by as many bytes in place, which needs no room. Whether
+/// the file is whole after a loss of power is not known.
+///
+/// # Errors
+/// The file has another size, or is longer than [`PAGE_BYTES`]: it is unchanged. Or it cannot be
+/// written.
+pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    if bytes.len() > PAGE_BYTES || file.metadata()?.len() != bytes.len() as u64 {
+        return Err(io::Error::other("the new content does not fit in the place of the old one"));
+    }
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()
+}
+
 /// Removes a new file that a failed [`replace`] has put in place.
 fn take_back(path: &Path, error: &io::Error) {
     if !is_in_doubt(error) {
@@ -116,6 +136,23 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         let error = replace(&dir.path().join("no/such"), b"x").unwrap_err();
         assert!(!is_in_doubt(&error), "{error}");
+    }
+
+    #[test]
+    fn only_as_many_bytes_are_written_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mirror.legs");
+        overwrite(&path, b"one").unwrap_err();
+        assert!(!path.exists());
+        replace(&path, b"one").unwrap();
+        overwrite(&path, b"two").unwrap();
+        overwrite(&path, b"three").unwrap_err();
+        overwrite(&path, b"").unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        let long = [b'x'; PAGE_BYTES + 1];
+        replace(&path, &long).unwrap();
+        overwrite(&path, &[b'y'; PAGE_BYTES + 1]).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), long);
     }
 
     #[test]

@@ -5,10 +5,13 @@
 //! The file is durably replaced before the request that depends on it is acknowledged;
 //! `dm_targets::mirror::leg_state` decides its content. It is trusted only in the boot in which it
 //! was written: no device survives a reboot, and the content of a disk's cache may not either.
+//!
+//! Rule kept here: a record that is there can be written whether the directory has room or not. The
+//! file is a page long, filled up with spaces, and where it cannot be replaced it is overwritten.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dm_targets::mirror::leg_flags::NO_IDENTITY;
 use dm_targets::mirror::leg_state::{KnownLeg, LegState};
@@ -58,7 +61,14 @@ impl RunDir {
     pub fn write_legs(&self, key: &str, state: &LegState) -> io::Result<()> {
         // The directory may have been removed: the record is for a later server.
         self.make()?;
-        durable::replace(&self.legs_file(key), &encode(state, boot_id()?)?)
+        let path = self.legs_file(key);
+        let mut bytes = encode(state, boot_id()?)?;
+        bytes.resize(bytes.len().max(durable::PAGE_BYTES), b' ');
+        durable::replace(&path, &bytes).or_else(|error| {
+            let in_doubt = durable::is_in_doubt(&error);
+            let written = if in_doubt { Err(()) } else { overwrite(&path, &bytes) };
+            written.map_err(|()| error)
+        })
     }
 
     /// Removes the record of a mirror's legs.
@@ -84,6 +94,12 @@ impl RunDir {
         let boot = boot_id().map_err(|error| format!("{name}: {error}"))?;
         decode(&bytes, &boot).map_err(|why| format!("{name}: {why}"))
     }
+}
+
+/// Writes a record in the place of the one that is there, which claims more than is true.
+fn overwrite(path: &Path, bytes: &[u8]) -> Result<(), ()> {
+    durable::overwrite(path, bytes)
+        .map_err(|error| log::debug!("{}: it cannot be overwritten: {error}", path.display()))
 }
 
 /// A record as it is written.
@@ -172,7 +188,8 @@ mod tests {
             decode(&bytes, "another"),
             Err("was written before the machine was restarted".to_owned())
         );
-        for len in 0..bytes.len() {
+        let whole = bytes.trim_ascii_end().len();
+        for len in 0..whole {
             assert!(
                 decode(&bytes[..len], "another").unwrap_err().starts_with("damaged: "),
                 "{len} bytes"
@@ -184,6 +201,37 @@ mod tests {
             Err("has format 2, which is unknown to this version".to_owned())
         );
         fs::remove_dir_all(&rundir.path).unwrap();
+    }
+
+    /// No file can be made in the directory, as if it were full.
+    #[test]
+    fn a_record_that_is_there_needs_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let rundir = RunDir::trusted(dir.path().to_owned());
+        let leg = |identity: u64, source| KnownLeg {
+            identity,
+            number: 0,
+            name: format!("/dev/mapper/leg-{identity}"),
+            source,
+        };
+        let state = |stale: u64, legs: u64| LegState {
+            legs: (0..legs).map(|id| leg(id, id != stale)).collect(),
+            ..LegState::default()
+        };
+        rundir.write_legs("mirror", &state(9, 9)).unwrap();
+        let room = dir.path().join("mirror.legs-new");
+        fs::create_dir(&room).unwrap();
+        for stale in 0..9 {
+            rundir.write_legs("mirror", &state(stale, 9)).unwrap();
+            assert_eq!(rundir.legs("mirror"), Ok(state(stale, 9)));
+        }
+        // What does not fit in the place of a record leaves it as it is.
+        rundir.write_legs("mirror", &state(0, 256)).unwrap_err();
+        assert_eq!(rundir.legs("mirror"), Ok(state(8, 9)));
+        rundir.write_legs("another", &state(0, 2)).unwrap();
+        fs::remove_dir(&room).unwrap();
+        rundir.write_legs("mirror", &state(0, 256)).unwrap();
+        assert_eq!(rundir.legs("mirror"), Ok(state(0, 256)));
     }
 
     #[test]

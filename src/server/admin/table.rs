@@ -291,12 +291,16 @@ impl<M: Machine> Administrator<M> {
             return self.change_origins_table(id, spec, again);
         };
         let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
+        if again.is_none() {
+            // The next mirror, or this one put back, knows from it which legs are up to date.
+            self.put_legs_back(id)?;
+        }
         self.leave_mirror(id, &mirror, spec.force, again.is_some())?;
         // What the old target recorded when it ended counts as well.
         let past = if again.is_some() {
             // The source that was given with this table applied to an earlier moment.
             spec.source = None;
-            self.past_of(&mirror, None)
+            self.past_of(None)
         } else {
             Past::Replaced(self.machine.records().legs().ok())
         };

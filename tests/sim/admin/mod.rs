@@ -22,6 +22,7 @@ mod exchanged;
 mod excuses;
 mod foreign_disks;
 mod former;
+mod full;
 mod gone;
 mod handed_on;
 mod handover;

@@ -4,7 +4,7 @@
 
 use dm_targets::sim::disk::Class;
 
-use super::Step::{self, Add, Fail, Use, Write};
+use super::Step::{self, Add, Fail, Load, Use, Write};
 use super::act;
 use super::town::{Town, What};
 use crate::server::admin::Ending;
@@ -87,6 +87,18 @@ fn a_mirror_that_stays_is_taken_over_though_the_files_were_removed() {
     assert_eq!(town.end(), Ok(()));
 }
 
+/// Another table for the mirror is recovered from the same leg.
+#[test]
+fn a_table_is_loaded_though_the_files_were_removed() {
+    let mut town = town();
+    town.mend();
+    act(&mut town, Load(false));
+    town.suspend(What::Mirror).unwrap();
+    town.resume(What::Mirror).unwrap();
+    assert!(matches!(town.read(What::Mirror), Some(Ok(_))));
+    assert_eq!(town.judge(What::Mirror), Ok(()));
+}
+
 #[test]
 fn the_end_of_a_dead_servers_mirror_says_that_its_record_was_removed() {
     let mut town = Town::new(1, true);
@@ -103,7 +115,8 @@ fn the_end_of_a_dead_servers_mirror_says_that_its_record_was_removed() {
 #[cfg(feature = "mutants")]
 fn the_mutants_of_removed_files_are_killed() {
     use crate::server::admin::mutant::{self, Mutant};
-    let tests: [(Mutant, fn()); 3] = [
+    let tests: [(Mutant, fn()); 4] = [
+        (Mutant::LegsNotPutBack, a_table_is_loaded_though_the_files_were_removed),
         (
             Mutant::LegsNotPutBack,
             the_end_of_a_mirror_tells_of_its_stale_leg_though_the_files_were_removed,

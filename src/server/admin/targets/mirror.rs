@@ -10,7 +10,7 @@ use std::rc::Rc;
 use dm_targets::device::{Events, OpenTarget};
 use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::mirror::leg_state::{LegState, Past};
-use dm_targets::mirror::table::{InitialSync, Mirror as Table, MirrorLog};
+use dm_targets::mirror::table::{InitialSync, Mirror as Table};
 use dm_targets::mirror::target::{LogParts, Mirror, MirrorConfig};
 use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
@@ -68,13 +68,13 @@ impl<M: Machine> Administrator<M> {
         if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;
         }
-        let past = if again.is_some() { self.past_of(mirror, spec.source) } else { Past::None };
+        let past = if again.is_some() { self.past_of(spec.source) } else { Past::None };
         let past = if mutant::is(Mutant::SourceForgotten) { Past::None } else { past };
         self.open_mirror(mirror, spec, name, past, again, None)
     }
 
     /// The record that a dead server has left of a mirror's legs.
-    pub(in crate::server::admin) fn past_of(&self, mirror: &Table, source: Option<usize>) -> Past {
+    pub(in crate::server::admin) fn past_of(&self, source: Option<usize>) -> Past {
         let left = self.machine.records().legs();
         if let (Err(why), None) = (&left, source) {
             log::error!("the record of the legs cannot be used: {why}");
