@@ -217,8 +217,8 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Closes the mirror of a suspended device, which `new` replaces. If that has another log, the
-    /// present log will know nothing of the legs, and says so first; `force`: or is left as it is if
-    /// it cannot be written. `again`: `new` is put back.
+    /// present log will know nothing of the legs, and says so first; `force`: or is left as it is
+    /// if it cannot be written. `again`: `new` is put back.
     ///
     /// # Errors
     /// It cannot be recorded or said, and the mirror stays. Or a disk does not answer: the mirror

@@ -43,7 +43,7 @@ pub(super) fn begin(
         _ if named => Ok(from_named(past, said, identities)),
         Past::None => Ok(said),
         Past::TakenOver(state) => match state {
-            // Every mirror has a record. If it is lost, whether the log has every mark is not known.
+            // Every mirror has a record. If that is lost, the log may have failed before.
             None if log_on_disk && mutant::is(Mutant::LostRecordForgiven) => Ok(from_log),
             // The log has worked all the time, and has more detail than the record.
             Some(state) if is_marked(state) => {

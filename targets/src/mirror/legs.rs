@@ -7,9 +7,9 @@
 //! sources. A leg that misses a write is no longer a source. There is always at least one source: a
 //! write that no source leg completed has not been acknowledged.
 //!
-//! A leg that is not a source because it missed a write is *stale*: it is not read until all regions
-//! are in sync again, even where it is up to date. The log has every leg as stale that is not a
-//! source, also before it has missed a write.
+//! A leg that is not a source because it missed a write is *stale*: it is not read until all
+//! regions are in sync again, even where it is up to date. The log has every leg as stale that is
+//! not a source, also before it has missed a write.
 //!
 //! `read_balance` decides which leg a read goes to.
 

@@ -80,8 +80,8 @@ struct Header {
     other_size: Cell<Option<Sectors>>,
     /// The log was not a mirror's when it was read.
     fresh: Cell<bool>,
-    /// The header names legs that the mirror does not have, or the bits are about regions of another
-    /// size, so nothing in the log is trusted.
+    /// The header names legs that the mirror does not have, or the bits are about regions of
+    /// another size, so nothing in the log is trusted.
     foreign: Cell<bool>,
 }
 

@@ -93,8 +93,8 @@ fn lost() {
     for log in ["core", &on_disk] {
         Disk::open(first).zero(0, LEN);
         server::add(&format!(
-            "mirror --leg {first} --leg {second} --source {second} --region-size {REGION}s --name m \
-             --log {log}"
+            "mirror --leg {first} --leg {second} --source {second} --region-size {REGION}s \
+             --log {log} --name m"
         ));
         ublk_dm("wait m --in-sync").ok();
         for spoil in ["rm -f", "truncate -s 20"] {
@@ -118,7 +118,8 @@ fn full() {
         return;
     }
     let dir = server::run_dir();
-    sh(&format!("mkdir -p {dir} && mount -t tmpfs -o size=256k,mode=0700 tmpfs {dir}")).ok();
+    sh(&format!("mkdir -p {dir}")).ok();
+    sh(&format!("mount -t tmpfs -o size=256k,mode=0700 tmpfs {dir}")).ok();
     let (bad, good) = (Faulty::new("bad", "n0", 0, LEN), slice("good", "n1", 0, LEN));
     let view = View::new("full", LEN);
     view.fill(&Disk::open(&bad.path));
@@ -150,7 +151,7 @@ fn first() {
     }
     let (good, new) = (slice("good", "n0", 0, LEN), Faulty::new("new", "n1", 0, LEN));
     let log = slice("log", "n2", 0, 64);
-    let view = View::new("first", LEN);
+    let view = View::new("frst", LEN);
     view.fill(&Disk::open(&good));
     Disk::open(&new.path).zero(0, LEN);
     Disk::open(&log).zero(0, 64);
