@@ -103,7 +103,7 @@ pub enum Mutant {
     /// A mirror's write that depends on the record of its legs does not wait for it.
     LegRecordIgnored,
     /// The record of a mirror's legs can only be written where the run directory has room.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "mutants"))]
     LegsNeedRoom,
     /// A mirror is added without what ended mirrors have left of its legs.
     EndedLegsForgotten,
