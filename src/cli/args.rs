@@ -42,9 +42,10 @@ pub enum Verb {
     /// `snapshot-merge ORIGIN COW P|PO CHUNK` (the snapshot flows back into its origin),
     /// `mirror LOG_TYPE COUNT LOG_ARGS... LEGS (DEV OFFSET)...`, `linear DEV OFFSET` (the sectors
     /// of a disk from OFFSET on), `error` (all I/O fails), and `zero` (reads are zeroes, writes
-    /// change nothing). A disk is a path or MAJ:MIN; lengths, offsets and chunks are in sectors of
-    /// 512 bytes. A table of several lines can have `linear`, `error` and `zero`; each line starts
-    /// where the one before ends.
+    /// change nothing). A disk is a path, the name of a device, or MAJ:MIN; lengths, offsets and
+    /// chunks are in sectors of 512 bytes. A table of several lines can have `linear`, `error` and
+    /// `zero`; each line starts where the one before ends.
+    #[command(after_help = add::DISKS)]
     Create {
         /// Name of the device
         name: String,
@@ -129,7 +130,7 @@ pub enum Verb {
     ///     ublk-dm wait v --in-sync
     ///     ublk-dm load v --table "0 2097152 linear /dev/sdb 0"
     ///     ublk-dm resume v
-    #[command(verbatim_doc_comment)]
+    #[command(verbatim_doc_comment, after_help = add::DISKS)]
     Load {
         /// Name, ublk id or /dev/ublkbN
         device: String,
@@ -185,9 +186,9 @@ pub enum Verb {
     /// wherever they differ), `replace LEG DEV[:OFFSET]`, `add-leg DEV[:OFFSET]`,
     /// `remove-leg LEG`, `recover` (retry the regions that could not be copied), and
     /// `throttle PERCENT` (the share of the time in which recovery may have I/O in flight). LEG is
-    /// a path or a number: legs are counted from 0, here and in every message about them.
+    /// a disk or a number: legs are counted from 0, here and in every message about them.
     /// `replace` and `add-leg` refuse a disk with other content: wipe it with `zero` first.
-    #[command(verbatim_doc_comment)]
+    #[command(verbatim_doc_comment, after_help = add::DISKS)]
     Message {
         /// Name, ublk id or /dev/ublkbN
         device: String,

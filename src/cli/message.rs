@@ -1,5 +1,5 @@
-//! `message`: words for a device's target. The server has another working directory, so paths among
-//! the words are made absolute here, as `add` does.
+//! `message`: words for a device's target. The server has another working directory, so disks among
+//! the words become absolute paths here, as for `add`.
 //!
 //! Rule kept here: exit 0 is a promise. A comparison that finds a difference has found the mirror
 //! bad.
@@ -8,17 +8,20 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::client::ask;
+use super::disk_word::Disks;
 use super::terminal::print;
 use crate::failure::{FOUND_BAD, Failure};
 use crate::protocol::{Command, Reply};
-use crate::storage::word::{absolute, leg_of};
 
 /// Sends the words and prints what the target replies. The exit code of `check` is that of a
 /// comparison: each line is a range that differs.
 pub(super) fn message(device: &str, words: Vec<String>) -> Result<ExitCode, Failure> {
-    let words = with_absolute_paths(words)?;
+    let mut disks = Disks::new();
+    let words = with_paths(words, &mut disks)?;
+    let named = disks.named();
     let compares = words.first().is_some_and(|verb| verb == "check");
-    let Reply::Lines(lines) = ask(device, |device| Command::Message { device, words })? else {
+    let Reply::Lines(lines) = ask(device, |device| Command::Message { device, words, named })?
+    else {
         return Ok(ExitCode::SUCCESS);
     };
     lines
@@ -34,28 +37,30 @@ fn done(device: &str, why: Failure) -> Failure {
     why.but(format!("{device}: the message was carried out"))
 }
 
-/// Makes legs and disks absolute; the help of `message` says which words these are. All other words
-/// are passed on unchanged.
-fn with_absolute_paths(mut words: Vec<String>) -> Result<Vec<String>, Failure> {
+/// Turns legs and disks into absolute paths; the help of `message` says which words these are. All
+/// other words are passed on unchanged.
+fn with_paths(mut words: Vec<String>, disks: &mut Disks) -> Result<Vec<String>, Failure> {
     match &mut words[..] {
-        [verb, leg, disk] if verb == "replace" => (*leg, *disk) = (known_leg(leg)?, new_leg(disk)?),
-        [verb, disk] if verb == "add-leg" => *disk = new_leg(disk)?,
-        [verb, leg] if verb == "remove-leg" || verb == "repair" => *leg = known_leg(leg)?,
+        [verb, leg, disk] if verb == "replace" => {
+            (*leg, *disk) = (known_leg(leg, disks)?, new_leg(disk, disks)?);
+        }
+        [verb, disk] if verb == "add-leg" => *disk = new_leg(disk, disks)?,
+        [verb, leg] if verb == "remove-leg" || verb == "repair" => *leg = known_leg(leg, disks)?,
         _ => {}
     }
     Ok(words)
 }
 
-/// An existing leg of the mirror: a number from 0, or a path.
-fn known_leg(word: &str) -> Result<String, Failure> {
+/// An existing leg of the mirror: a number from 0, or a disk.
+fn known_leg(word: &str, disks: &mut Disks) -> Result<String, Failure> {
     match word.parse::<usize>() {
         Ok(_) => Ok(word.to_owned()),
-        Err(_) => absolute(Path::new(word)),
+        Err(_) => disks.known_path(Path::new(word)),
     }
 }
 
-fn new_leg(word: &str) -> Result<String, Failure> {
-    let leg = leg_of(word)?;
+fn new_leg(word: &str, disks: &mut Disks) -> Result<String, Failure> {
+    let leg = disks.leg(word)?;
     Ok(match leg.offset.bytes() {
         0 => leg.device,
         bytes => format!("{}:{bytes}", leg.device),
@@ -71,19 +76,23 @@ mod tests {
         let here = std::env::current_dir().unwrap();
         let here = here.display();
         for (words, expected) in [
-            ("replace 1 new", format!("replace 1 {here}/new")),
-            ("replace ./old new:1MiB", format!("replace {here}/old {here}/new:1048576")),
+            ("replace 1 ./new", format!("replace 1 {here}/new")),
+            ("replace ./old ./new:1MiB", format!("replace {here}/old {here}/new:1048576")),
+            ("replace old srv:1MiB", format!("replace {here}/old /dev/ublkb3:1048576")),
+            ("replace srv srv", "replace /dev/ublkb3 /dev/ublkb3".to_owned()),
             ("replace /dev/a /dev/b:8s", "replace /dev/a /dev/b:4096".to_owned()),
-            ("add-leg new", format!("add-leg {here}/new")),
+            ("add-leg ./new", format!("add-leg {here}/new")),
+            ("add-leg srv", "add-leg /dev/ublkb3".to_owned()),
             ("remove-leg old", format!("remove-leg {here}/old")),
             ("repair 0", "repair 0".to_owned()),
             ("repair old", format!("repair {here}/old")),
+            ("repair srv", "repair /dev/ublkb3".to_owned()),
             ("throttle 50", "throttle 50".to_owned()),
             ("check", "check".to_owned()),
         ] {
             let words = words.split(' ').map(str::to_owned).collect();
             assert_eq!(
-                with_absolute_paths(words).ok(),
+                with_paths(words, &mut Disks::with(&[("srv", 3)])).ok(),
                 Some(expected.split(' ').map(str::to_owned).collect())
             );
         }

@@ -4,6 +4,7 @@ mod add;
 pub mod args;
 mod client;
 mod copy;
+mod disk_word;
 mod family;
 mod gone;
 mod interrupt;

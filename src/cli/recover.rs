@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::client::{Family, Known, must_answer, open_rundir};
+use super::disk_word::Disks;
 use super::gone;
 use super::keep::{self, Signals, Watch};
 use super::order::{self, Part};
@@ -21,7 +22,6 @@ use crate::protocol::{self, Command, DeviceReport, DeviceState, Reply};
 use crate::rundir::{FamilyLock, RunDir, Server};
 use crate::server::process;
 use crate::storage::ublk_devices_below;
-use crate::storage::word::absolute;
 
 /// Takes over the devices of one dead server, and serves them in this process.
 pub(super) fn in_foreground(words: &[String], source: Option<&Path>) -> Result<ExitCode, Failure> {
@@ -118,13 +118,14 @@ fn with_source(mut device: DeviceState, source: Option<&Path>) -> Result<DeviceS
         device.spec.source = None;
         return Ok(device);
     };
-    absolute(source)?;
+    let mut disks = Disks::new();
+    disks.known_path(source)?;
     // The command line is right; the device has other legs, or none.
     let refused = |mut why: Failure| {
         why.kind = Kind::NotFound;
         why.context(&device.name)
     };
-    device.spec.source = Some(place_of(&device.spec.table, source).map_err(refused)?);
+    device.spec.source = Some(place_of(&device.spec.table, source, &mut disks).map_err(refused)?);
     Ok(device)
 }
 

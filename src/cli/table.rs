@@ -14,9 +14,9 @@ use dm_targets::table::{Table, TargetParams};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use super::args::{self, Add, Common};
+use super::disk_word::Disks;
 use crate::failure::{Failure, wrong_usage};
 use crate::protocol::{DeviceOptions, DeviceSpec};
-use crate::storage::word::{absolute, device_of, leg_of};
 use crate::storage::{Access, Claim, OpenDisk};
 
 /// The default region size, 512 KiB: recovery after a crash is short, and a dirty log of 4 KiB
@@ -25,30 +25,26 @@ const DEFAULT_REGION: Sectors = Sectors(1024);
 
 /// A device as the flags of `add` describe it.
 pub(super) fn of_flags(add: &Add) -> Result<DeviceSpec, Failure> {
-    match add {
+    let mut disks = Disks::new();
+    let spec = match add {
         Add::Snapshot(add) => {
             let (other_origin, allow_invalid) = (add.other_origin, add.allow_invalid);
-            Ok(DeviceSpec {
-                other_origin,
-                allow_invalid,
-                ..spec(snapshot(add)?, &add.common, None)
-            })
+            let table = snapshot(add, &mut disks)?;
+            DeviceSpec { other_origin, allow_invalid, ..spec(table, &add.common, None) }
         }
         Add::Origin(add) => {
-            let origin = absolute(&add.origin)?;
+            let origin = disks.path(&add.origin)?;
             let len = Measured::of(&origin)?.len;
-            Ok(spec(
-                Table { len, params: TargetParams::SnapshotOrigin { origin } },
-                &add.common,
-                None,
-            ))
+            let table = Table { len, params: TargetParams::SnapshotOrigin { origin } };
+            spec(table, &add.common, None)
         }
         Add::Mirror(add) => {
-            let table = mirror(add)?;
-            let source = add.source.as_ref().map(|source| place_of(&table, source)).transpose()?;
-            Ok(spec(table, &add.common, source))
+            let table = mirror(add, &mut disks)?;
+            let source = add.source.as_ref().map(|source| place_of(&table, source, &mut disks));
+            spec(table, &add.common, source.transpose()?)
         }
-    }
+    };
+    Ok(DeviceSpec { named: disks.named(), ..spec })
 }
 
 /// A device as table lines describe it, their device words turned into paths.
@@ -58,14 +54,16 @@ pub(super) fn of_lines(
     source: Option<&Path>,
 ) -> Result<DeviceSpec, Failure> {
     let table = Table::parse_table(text).map_err(|error| wrong_usage(error.to_string()))?;
-    let table = table.with_devices(|word| absolute(&device_of(word)))?;
+    let mut disks = Disks::new();
+    let table = table.with_devices(|word| disks.of_table(word))?;
     if let TargetParams::Mirror(mirror) = &table.params {
         refuse_twice(&mirror.legs, mirror.log_device(), table.len)?;
     }
-    let source = source.map(|source| place_of(&table, source)).transpose()?;
+    let source = source.map(|source| place_of(&table, source, &mut disks)).transpose()?;
+    let named = disks.named();
     // Users of device-mapper see in the status that a snapshot is invalid, and need its device to
     // activate the others.
-    Ok(DeviceSpec { degraded: true, allow_invalid: true, ..spec(table, common, source) })
+    Ok(DeviceSpec { degraded: true, allow_invalid: true, named, ..spec(table, common, source) })
 }
 
 fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
@@ -86,6 +84,7 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         source,
         other_origin,
         merge: None,
+        named: Vec::new(),
     }
 }
 
@@ -104,7 +103,7 @@ impl Measured {
     }
 }
 
-fn snapshot(add: &args::Snapshot) -> Result<Table, Failure> {
+fn snapshot(add: &args::Snapshot, disks: &mut Disks) -> Result<Table, Failure> {
     let chunk_size = match add.chunk_size {
         None => None,
         Some(bytes) => {
@@ -113,7 +112,7 @@ fn snapshot(add: &args::Snapshot) -> Result<Table, Failure> {
             Some(whole.ok_or_else(|| wrong_usage(format!("chunk size of {bytes} bytes: {hint}")))?)
         }
     };
-    let (origin, cow) = (absolute(&add.origin)?, absolute(&add.cow)?);
+    let (origin, cow) = (disks.path(&add.origin)?, disks.path(&add.cow)?);
     let overflow = add.on_full == args::OnFull::Overflow;
     let measured = Measured::of(&origin)?;
     let (store, chunk_size) = match add.store {
@@ -133,7 +132,7 @@ fn snapshot(add: &args::Snapshot) -> Result<Table, Failure> {
     Ok(Table { len: measured.len, params: TargetParams::Snapshot(params) })
 }
 
-fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
+fn mirror(add: &args::Mirror, disks: &mut Disks) -> Result<Table, Failure> {
     let (min, max) = (Mirror::MIN_LEGS, Mirror::MAX_LEGS);
     if !(min..=max).contains(&add.legs.len()) {
         let (count, legs) = (add.legs.len(), if add.legs.len() == 1 { "leg" } else { "legs" });
@@ -141,10 +140,10 @@ fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
             "{count} {legs}: a mirror has {min} to {max}; give --leg for each"
         )));
     }
-    let legs = add.legs.iter().map(|word| leg_of(word)).collect::<Result<Vec<_>, _>>()?;
+    let legs = add.legs.iter().map(|word| disks.leg(word)).collect::<Result<Vec<_>, _>>()?;
     let log = match add.log.as_str() {
         "core" => MirrorLog::Core,
-        path => MirrorLog::Disk { device: absolute(Path::new(path))? },
+        word => MirrorLog::Disk { device: disks.path(Path::new(word))? },
     };
     if let Some(bytes) = add.region_size {
         if bytes % 512 != 0
@@ -222,11 +221,11 @@ fn fitting(legs: &[Leg]) -> Result<(Sectors, Sectors), Failure> {
 }
 
 /// The index of the leg that `--source` names.
-pub(super) fn place_of(table: &Table, source: &Path) -> Result<usize, Failure> {
+pub(super) fn place_of(table: &Table, source: &Path, disks: &mut Disks) -> Result<usize, Failure> {
     let TargetParams::Mirror(Mirror { legs, .. }) = &table.params else {
         return Err(wrong_usage("--source names a leg of a mirror, and the table has none"));
     };
-    let word = absolute(source)?;
+    let word = disks.known_path(source)?;
     let place = legs.iter().position(|leg| leg.device == word);
     place.ok_or_else(|| wrong_usage(format!("--source {word}: not one of the legs")))
 }

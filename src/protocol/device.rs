@@ -52,6 +52,10 @@ pub struct DeviceSpec {
     /// run, when its origin is next activated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merge: Option<MergeOptions>,
+    /// The devices of ublk-dm among its disks that a command has named: the number in the disk's
+    /// path must still be that device's when the disk is opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub named: Vec<DeviceRef>,
 }
 
 impl DeviceSpec {
@@ -119,6 +123,7 @@ impl DeviceSpec {
             source: None,
             other_origin: false,
             merge: None,
+            named: Vec::new(),
         }
     }
 }

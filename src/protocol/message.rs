@@ -62,8 +62,13 @@ pub enum Command {
     },
     /// Change how the merge of an origin's device runs.
     ChangeMerge { device: DeviceRef, change: MergeChange },
-    /// Send a message to a device's target.
-    Message { device: DeviceRef, words: Vec<String> },
+    /// Send a message to a device's target; `named`: the devices among its disks that were named.
+    Message {
+        device: DeviceRef,
+        words: Vec<String>,
+        #[serde(default)]
+        named: Vec<DeviceRef>,
+    },
     /// Wait until a device's event counter differs from `events`.
     Wait { device: DeviceRef, events: Option<u32> },
     /// End, deleting every device.
@@ -221,7 +226,7 @@ mod tests {
                 bytes_per_second: None,
             },
             Command::ChangeMerge { device, change: MergeChange::Pause },
-            Command::Message { device, words: Vec::new() },
+            Command::Message { device, words: Vec::new(), named: Vec::new() },
             Command::Wait { device, events: None },
         ] {
             assert!(command.refuse_replaced(here(77)).is_ok(), "{}", command.verb());

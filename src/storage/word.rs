@@ -22,8 +22,14 @@ pub fn absolute(path: &Path) -> Result<String, Failure> {
 
 /// `DEV` or `DEV:OFFSET`; a path that exists may itself contain colons.
 pub fn leg_of(word: &str) -> Result<Leg, Failure> {
+    let (path, offset) = split_leg(word, Path::new(word).exists())?;
+    Ok(Leg { device: absolute(Path::new(path))?, offset })
+}
+
+/// The disk and the offset in `DEV` or `DEV:OFFSET`; `is_whole`: the word is that of a disk.
+pub fn split_leg(word: &str, is_whole: bool) -> Result<(&str, Sector), Failure> {
     let (path, offset) = match word.rsplit_once(':') {
-        Some((path, offset)) if !Path::new(word).exists() => {
+        Some((path, offset)) if !is_whole => {
             let bytes =
                 parse_size(offset).map_err(|error| wrong_usage(format!("leg {word}: {error}")))?;
             (path, bytes)
@@ -33,7 +39,7 @@ pub fn leg_of(word: &str) -> Result<Leg, Failure> {
     if offset % 512 != 0 {
         return Err(wrong_usage(format!("leg {word}: the offset is not a multiple of 512 bytes")));
     }
-    Ok(Leg { device: absolute(Path::new(path))?, offset: Sector(offset / 512) })
+    Ok((path, Sector(offset / 512)))
 }
 
 /// A device word of a table line: a path, or `MAJ:MIN`.

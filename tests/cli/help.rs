@@ -16,7 +16,17 @@ fn help(words: &[&str]) -> String {
 #[test]
 fn the_help_says_how_legs_are_counted() {
     let said = help(&["message"]);
-    assert!(said.contains("LEG is a path or a number: legs are counted from 0"), "{said}");
+    assert!(said.contains("LEG is a disk or a number: legs are counted from 0"), "{said}");
+}
+
+#[test]
+fn the_help_says_what_a_disk_is() {
+    let add = ["snapshot", "origin", "mirror"].map(|what| vec!["add", what]);
+    let others = ["create", "load", "message"].map(|verb| vec![verb]);
+    for words in add.into_iter().chain(others) {
+        let said = help(&words);
+        assert!(said.contains("DEV is a path, or the name of a device"), "{words:?}: {said}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Command-line tests: what the program does on any Linux, without ublk and without root.
 
 mod copy;
+mod disk_words;
 mod errors;
 mod help;
 mod identity;

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use dm_targets::words::parse_size;
 
+/// What a disk is, wherever a device is made of one.
+pub(super) const DISKS: &str = "DEV is a path, or the name of a device of ublk-dm: a word without \
+                                a slash. ./NAME is a file.";
+
 impl Add {
     /// The options that every device has.
     pub fn common(&self) -> &Common {
@@ -53,10 +57,13 @@ pub struct Loaded {
 #[derive(Subcommand)]
 pub enum Add {
     /// A writable point-in-time copy of a disk
+    #[command(after_help = DISKS)]
     Snapshot(Snapshot),
     /// The write path of a disk that has snapshots: use the device it prints instead of the disk
+    #[command(after_help = DISKS)]
     Origin(Origin),
     /// The same data on two to nine disks
+    #[command(after_help = DISKS)]
     Mirror(Mirror),
 }
 
@@ -96,7 +103,7 @@ pub struct Mirror {
 #[derive(Args)]
 pub struct Snapshot {
     /// The disk to take a snapshot of: a block device or regular file. A mirror or a linear device
-    /// of ublk-dm may be in use (`/dev/ublkbN`), and is served together with its snapshots
+    /// of ublk-dm may be in use, and is served together with its snapshots
     #[arg(long, value_name = "DEV")]
     pub origin: PathBuf,
     /// Where changed chunks are kept: a block device or regular file. If a snapshot is on it

@@ -240,6 +240,7 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(), Reason> {
         let _directory = self.machine.records().lock()?;
         self.refuse_claimed(&prepared.deps, &prepared.spec)?;
+        self.refuse_renumbered(&prepared.spec.table.params.devices(), &prepared.spec.named)?;
         if self.changes_origin(state.id, &prepared.spec) {
             self.lose_left_out(None)?;
         }

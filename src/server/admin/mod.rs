@@ -91,7 +91,7 @@ impl<M: Machine> Administrator<M> {
                 deferred.map_or_else(|| self.merge(device.id, force, how), Ok)
             }
             Command::ChangeMerge { device, change } => self.change_merge(device.id, change),
-            Command::Message { device, words } => self.message(device.id, &words),
+            Command::Message { device, words, named } => self.message(device.id, &words, &named),
             Command::Report | Command::Ping | Command::Wait { .. } => {
                 Err("a command for the listener".to_owned().into())
             }

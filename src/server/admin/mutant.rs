@@ -227,6 +227,8 @@ pub enum Mutant {
     TakenOverInPart,
     /// A server that cannot take over is not replaced by the program that has left the devices.
     RollBackForgotten,
+    /// A device that a command has named is identified by the number that it had then.
+    NamedByNumber,
 }
 
 #[cfg(all(test, feature = "mutants"))]

@@ -374,6 +374,7 @@ impl<M: Machine> Administrator<M> {
         let directory = (!again).then(|| self.machine.records().lock()).transpose()?;
         if directory.is_some() {
             self.refuse_claimed(&deps, &spec)?;
+            self.refuse_renumbered(&spec.table.params.devices(), &spec.named)?;
         }
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let old =

@@ -26,7 +26,7 @@ pub(super) fn aside(
     let family = family.clone();
     let thread = move || {
         let reply = match &command {
-            Command::Message { device, words } => {
+            Command::Message { device, words, .. } => {
                 compare_or_repair(&family, &connection, device.id, words, &legs)
             }
             command => wait(&family, &connection, command),

@@ -22,7 +22,7 @@ pub(super) fn tell(town: &mut Town, message: &str) -> Result<(), String> {
     let mirror = &town.state("mirror-a").unwrap()[0];
     let device = DeviceRef { id: mirror.id, cookie: mirror.cookie };
     let words = message.split(' ').map(str::to_owned).collect();
-    town.ask("mirror-a", Command::Message { device, words }).map(drop)
+    town.ask("mirror-a", Command::Message { device, words, named: Vec::new() }).map(drop)
 }
 
 #[test]

@@ -252,7 +252,7 @@ fn beside_an_ended_one() -> Town {
 fn message(town: &mut Town, words: &[&str]) -> Result<Reply, String> {
     let device = town.state("mirror-a").unwrap().remove(0).device();
     let words = words.iter().map(|word| (*word).to_owned()).collect();
-    town.ask("mirror-a", Command::Message { device, words })
+    town.ask("mirror-a", Command::Message { device, words, named: Vec::new() })
 }
 
 #[test]

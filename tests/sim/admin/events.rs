@@ -196,7 +196,9 @@ impl Town {
         }
         let words = vec!["replace".to_owned(), leg.to_string(), path];
         self.freed.remove(&disk);
-        if let Err(why) = self.ask(What::Mirror.key(), Command::Message { device, words }) {
+        if let Err(why) =
+            self.ask(What::Mirror.key(), Command::Message { device, words, named: Vec::new() })
+        {
             // The operation may have been carried out.
             self.loaded |= !other;
             return Err(why);

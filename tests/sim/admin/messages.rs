@@ -12,7 +12,8 @@ fn a_message_of_which_a_word_is_missing_is_not_unknown() {
         let device = town.devices[&What::Mirror].device();
         let words = message.split(' ').map(str::to_owned).collect();
         let admin = &mut town.processes.get_mut("mirror-a").unwrap().admin;
-        let why = admin.carry_out(Command::Message { device, words }).unwrap_err();
+        let why =
+            admin.carry_out(Command::Message { device, words, named: Vec::new() }).unwrap_err();
         // As wrong words of a table.
         assert_eq!(why.kind, Kind::Usage, "{why}");
         why.to_string()

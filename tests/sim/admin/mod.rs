@@ -50,6 +50,7 @@ mod moves;
 mod moves_again;
 mod moves_foreign;
 mod moves_refused;
+mod named;
 mod not_started;
 mod open;
 mod orphan;

@@ -48,7 +48,7 @@ fn come_to_rest(town: &mut Town, what: What) {
 fn message(town: &mut Town, words: &[&str]) -> Result<Reply, String> {
     let device = town.devices[&What::Mirror].device();
     let words = words.iter().map(|word| (*word).to_owned()).collect();
-    let reply = town.ask("mirror-a", Command::Message { device, words });
+    let reply = town.ask("mirror-a", Command::Message { device, words, named: Vec::new() });
     come_to_rest(town, What::Mirror);
     reply
 }

@@ -21,7 +21,7 @@ use crate::failure::Reason;
 use crate::protocol::KnownDisk;
 use crate::rundir::is_made_of;
 use crate::storage::{DiskId, OpenErrorKind};
-use crate::ublk::device::is_ours;
+use crate::ublk::device::{BLOCK_PATH, is_ours};
 
 /// Steps after which an operation counts as hanging.
 const STEP_LIMIT: usize = 20_000;
@@ -80,6 +80,8 @@ pub struct Site {
     pub impatient: Cell<bool>,
     /// Operations that wait for a hanging disk time out, and the disk keeps hanging.
     pub gives_up: Cell<bool>,
+    /// A disk that is a ublk device of another family, too, with that device's number.
+    pub ublk: Cell<Option<(usize, u32)>>,
     /// What the machines have to do that stand beside those of servers.
     pub beside: RefCell<Vec<Executor>>,
 }
@@ -114,6 +116,7 @@ impl Site {
             fault: RefCell::default(),
             impatient: Cell::new(false),
             gives_up: Cell::new(false),
+            ublk: Cell::default(),
             beside: RefCell::default(),
         })
     }
@@ -160,6 +163,12 @@ impl Site {
     }
 
     pub fn slot(&self, path: &str) -> Option<usize> {
+        let is_it = |(_, id): &(usize, u32)| path == format!("{BLOCK_PATH}{id}");
+        let device = self.ublk.get().filter(is_it).map(|(slot, _)| slot);
+        device.or_else(|| self.slot_of(path))
+    }
+
+    fn slot_of(&self, path: &str) -> Option<usize> {
         self.disks.iter().position(|slot| slot.path == path && slot.there.get())
     }
 

@@ -63,6 +63,7 @@ impl Town {
             other_origin: false,
             allow_invalid: false,
             merge: None,
+            named: Vec::new(),
         }
     }
 }

@@ -86,7 +86,8 @@ fn a_disk_of_a_dead_servers_device_does_not_come_below_a_live_mirror() {
     for words in [["replace", "0", "/o"].as_slice(), &["add-leg", "/o"], &["add-leg", "/c0"]] {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let path = words[words.len() - 1].clone();
-        let told = town.ask("mirror-a", Command::Message { device, words }).map(drop);
+        let told =
+            town.ask("mirror-a", Command::Message { device, words, named: Vec::new() }).map(drop);
         refused(&mut town, &path, told);
     }
     assert_eq!(town.recover(), Ok(()));
@@ -104,7 +105,8 @@ fn a_disk_of_a_device_that_was_left_out_is_no_other_familys() {
     town.attach(1, true);
     let device = town.devices[&What::Mirror].device();
     let words = ["add-leg", "/c0"].map(str::to_owned).to_vec();
-    let told = town.ask("mirror-a", Command::Message { device, words }).map(drop);
+    let told =
+        town.ask("mirror-a", Command::Message { device, words, named: Vec::new() }).map(drop);
     refused(&mut town, "/c0", told);
     assert_eq!(town.recover(), Ok(()));
     assert_eq!(town.end(), Ok(()));
@@ -152,7 +154,7 @@ fn a_disk_that_is_not_shared_is_claimed_again() {
     // A message takes the shared disk's place.
     let device = town.state("mirror-a").unwrap().remove(0).device();
     let words = ["replace", "0", "/b"].map(str::to_owned).to_vec();
-    town.ask("mirror-a", Command::Message { device, words }).unwrap();
+    town.ask("mirror-a", Command::Message { device, words, named: Vec::new() }).unwrap();
     let state = town.state("mirror-a").unwrap().remove(0);
     assert!(!state.spec.force, "no other user is left");
 }
@@ -175,7 +177,7 @@ fn a_disk_that_is_given_up_is_free() {
     town.add(What::Mirror).unwrap();
     let device = town.devices[&What::Mirror].device();
     let words = ["replace", "1", "/c"].map(str::to_owned).to_vec();
-    town.ask("mirror-a", Command::Message { device, words }).unwrap();
+    town.ask("mirror-a", Command::Message { device, words, named: Vec::new() }).unwrap();
     town.kill("o");
     town.kill("mirror-a");
     add(&mut town, "other", snapshot_of("/b", "/c1", false)).unwrap();
@@ -262,7 +264,8 @@ fn a_message_at_the_same_moment_takes_no_disk_under_two_names() {
         town.site.shared.lock().unwrap().before_lock = Some(("other".to_owned(), registered));
         let device = town.devices[&What::Mirror].device();
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        let told = town.ask("mirror-a", Command::Message { device, words: words.clone() });
+        let message = Command::Message { device, words: words.clone(), named: Vec::new() };
+        let told = town.ask("mirror-a", message);
         let why = told.expect_err("it is taken under two names");
         assert!(why.contains("/c0: it is a disk of "), "{words:?}: {why}");
         let state = town.state("mirror-a").unwrap().remove(0);

@@ -62,6 +62,7 @@ mod races;
 mod reattached;
 mod resize;
 mod scale;
+mod stack_named;
 mod stack_tables;
 mod stacks;
 mod stands;
@@ -123,6 +124,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     whose::cases,
     reattached::cases,
     claims::cases,
+    stack_named::cases,
     stack_tables::cases,
     stacks::cases,
     stands::cases,

@@ -7,7 +7,7 @@ use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identity, number_of};
 use super::own_legs::NewLeg;
 use crate::failure::{Failure, Reason, wrong_usage};
-use crate::protocol::{KnownDisk, Reply};
+use crate::protocol::{DeviceRef, KnownDisk, Reply};
 use crate::server::admin::devices::{Device, LegRef, MESSAGES, find_leg, no_device, not_a_leg};
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::mutant::{self, Mutant};
@@ -28,6 +28,7 @@ impl<M: Machine> Administrator<M> {
         &mut self,
         id: u32,
         words: &[String],
+        named: &[DeviceRef],
     ) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -35,6 +36,7 @@ impl<M: Machine> Administrator<M> {
             ["replace", leg, disk] => {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
                 let opened = self.open_leg(id, &new, Some(at))?;
+                self.refuse_renumbered(std::slice::from_ref(&new.device), named)?;
                 let found = self.found(id, &opened);
                 let change = Change::with(&new, found, move |legs, new| legs[at] = new);
                 self.change(id, change, move |thread, mirror| async move {
@@ -45,6 +47,7 @@ impl<M: Machine> Administrator<M> {
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
                 let opened = self.open_leg(id, &new, None)?;
+                self.refuse_renumbered(std::slice::from_ref(&new.device), named)?;
                 let found = self.found(id, &opened);
                 let change = Change::with(&new, found, |legs, new| legs.push(new));
                 self.change(id, change, move |thread, mirror| async move {

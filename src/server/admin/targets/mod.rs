@@ -13,6 +13,7 @@ mod lost;
 pub(super) mod merge;
 mod messages;
 mod mirror;
+mod named_disks;
 mod named_source;
 mod new_part;
 mod own_legs;
