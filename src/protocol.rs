@@ -12,7 +12,9 @@ mod report;
 
 pub use ask::{Silence, ask, connect, has_left, is_absent, until_left_or, write_line};
 pub use cow::{Cow, Which};
-pub use device::{DeviceOptions, DeviceSpec, DeviceState, MergeOptions, no_merge_into, not_begun};
+pub use device::{
+    DeviceOptions, DeviceSpec, DeviceState, MergeOptions, OnServerDeath, no_merge_into, not_begun,
+};
 pub use device_ref::DeviceRef;
 pub use known::{KnownDisk, KnownDisks, Place};
 pub use message::{Command, Doing, MergeChange, Reply};

@@ -44,9 +44,16 @@ pub(super) fn create(
         }
         ([], _) => std::io::read_to_string(std::io::stdin())?,
     };
-    let cli::Created { id, read_only, no_recovery, loaded, .. } = created;
+    let cli::Created { id, read_only, no_recovery, on_server_death, loaded, .. } = created;
     let (id, read_only, no_recovery, force) = (*id, *read_only, *no_recovery, loaded.force);
-    let options = cli::Common { id, read_only, no_recovery, force, ..cli::Common::named(name) };
+    let options = cli::Common {
+        id,
+        read_only,
+        no_recovery,
+        on_server_death: *on_server_death,
+        force,
+        ..cli::Common::named(name)
+    };
     add_target(table::of_lines(&text, &options, loaded.source.as_deref())?, &options, false)
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::journal::Journal;
-pub use add::{Add, Common, Created, Loaded, Mirror, OnFull, Snapshot, Store};
+pub use add::{Add, Common, Created, Loaded, Mirror, OnFull, OnServerDeath, Snapshot, Store};
 pub use merge::Merge;
 
 /// What a size is, wherever one is given.
@@ -233,9 +233,10 @@ pub enum Verb {
     /// take over all of them, the old program does again, and the exit code is 1. Suspended devices
     /// stay suspended; merges and the recovery of mirrors go on.
     ///
-    /// Refused, before anything is done: devices that were added with --no-recovery, transient
-    /// snapshots, devices with a disk that cannot be opened, and servers in the foreground, whose
-    /// service is to be restarted instead.
+    /// Refused, before anything is done: devices that were added with --no-recovery or
+    /// `--on-server-death fail` (their requests would fail in between), transient snapshots,
+    /// devices with a disk that cannot be opened, and servers in the foreground, whose service is
+    /// to be restarted instead.
     Upgrade {
         /// Name, ublk id or /dev/ublkbN
         #[arg(conflicts_with = "all")]

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use super::add;
 use super::args::{self as cli, Common};
 use super::client::open_rundir;
+use super::table::on_server_death;
 use super::without_table::{self, is_device};
 use crate::failure::Failure;
 use crate::protocol::{DeviceOptions, DeviceSpec};
@@ -29,6 +30,7 @@ pub(super) fn create(name: &str, created: &cli::Created) -> Result<ExitCode, Fai
         read_only: created.read_only,
         zero_copy: true,
         recovery: !created.no_recovery,
+        on_server_death: on_server_death(created.on_server_death),
     };
     rundir.reserve(&Reserved::new(name, created.id, options)?)?;
     Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@ use super::client::{Known, by_name, chosen, must_answer, open_rundir};
 use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::Failure;
-use crate::protocol::{DeviceObject, DeviceReport, MergeState, RunState, TargetObject};
+use crate::protocol::{DeviceObject, DeviceReport, Health, MergeState, RunState, TargetObject};
 use crate::rundir::Reserved;
 use crate::server::orphan;
 use crate::ublk::{self, Control, kernels};
@@ -80,7 +80,11 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
 
 /// The state in a line of `list`.
 fn state_word(device: &DeviceObject) -> &'static str {
-    if device.answers || device.state != RunState::Live { device.state.word() } else { "hangs" }
+    match device.health {
+        Health::Failing => "failing",
+        _ if device.answers || device.state != RunState::Live => device.state.word(),
+        _ => "hangs",
+    }
 }
 
 /// The merge of a device that has not ended, at the end of a line of `list`.
@@ -278,6 +282,8 @@ mod tests {
     fn a_server_that_does_not_answer_hangs_and_one_that_is_gone_does_not() {
         let object = dead();
         assert_eq!((state_word(&object), disks_of(&object).as_str()), ("quiesced", "/dev/sda"));
+        let failing = DeviceObject { health: Health::Failing, ..object.clone() };
+        assert_eq!(state_word(&failing), "failing");
         let hangs = DeviceObject { state: RunState::Live, ..object.clone() };
         assert_eq!(state_word(&hangs), "hangs");
         let lives = DeviceObject { state: RunState::Live, answers: true, ..object };

@@ -16,7 +16,7 @@ use dm_targets::units::{ChunkSize, Sector, Sectors};
 use super::args::{self, Add, Common};
 use super::disk_word::Disks;
 use crate::failure::{Failure, wrong_usage};
-use crate::protocol::{DeviceOptions, DeviceSpec};
+use crate::protocol::{DeviceOptions, DeviceSpec, OnServerDeath};
 use crate::storage::{Access, Claim, OpenDisk};
 
 /// The default region size, 512 KiB: recovery after a crash is short, and a dirty log of 4 KiB
@@ -73,6 +73,7 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         read_only: common.read_only,
         zero_copy: !common.no_zero_copy,
         recovery: !common.no_recovery,
+        on_server_death: on_server_death(common.on_server_death),
     };
     let (degraded, allow_invalid, other_origin) = (false, false, false);
     DeviceSpec {
@@ -85,6 +86,14 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         other_origin,
         merge: None,
         named: Vec::new(),
+    }
+}
+
+/// The flag in the words of the protocol.
+pub(super) fn on_server_death(flag: args::OnServerDeath) -> OnServerDeath {
+    match flag {
+        args::OnServerDeath::Wait => OnServerDeath::Wait,
+        args::OnServerDeath::Fail => OnServerDeath::Fail,
     }
 }
 

@@ -21,7 +21,8 @@ use crate::storage::{Access, Claim, OpenDisk, content, ublk_devices_below};
 use crate::ublk::{Control, DeviceState as DiskState, device};
 
 /// Refuses disks that stand on a device whose server has died: reads of such a disk are not
-/// answered. A device that the same server takes over with them, before them, does not count.
+/// answered, or fail. A device that the same server takes over with them, before them, does not
+/// count.
 pub(super) fn refuse_waiting(disks: &[(u32, u32)], own: &[u32]) -> Result<(), Reason> {
     let mut below = ublk_devices_below(disks);
     below.retain(|id| !own.contains(id));
@@ -30,7 +31,8 @@ pub(super) fn refuse_waiting(disks: &[(u32, u32)], own: &[u32]) -> Result<(), Re
     }
     let mut control = Control::open()?;
     for id in below {
-        if control.info(id).is_ok_and(|info| info.state == DiskState::Quiesced) {
+        let waits = |state| matches!(state, DiskState::Quiesced | DiskState::FailIo);
+        if control.info(id).is_ok_and(|info| waits(info.state)) {
             let what = format!("a disk below, /dev/ublkb{id}, waits for a server itself");
             return Err(
                 format!("{what}; recover that device first, or all devices with --all").into()

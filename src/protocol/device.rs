@@ -10,6 +10,17 @@ use super::device_ref::DeviceRef;
 use super::known::{KnownDisk, KnownDisks};
 use crate::failure::Reason;
 
+/// What the requests of a device do while it has no server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnServerDeath {
+    /// They wait for the next server, also those that the last one had.
+    #[default]
+    Wait,
+    /// They fail, also those that the last one had.
+    Fail,
+}
+
 /// How a device is served, whatever its table is. Fixed when the kernel adds the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceOptions {
@@ -21,8 +32,24 @@ pub struct DeviceOptions {
     pub read_only: bool,
     /// Pages of requests are used in place, if the kernel can lend them.
     pub zero_copy: bool,
-    /// The device waits for another server when its own dies.
+    /// The device stays when its server dies, and another one can serve it.
     pub recovery: bool,
+    /// What its requests do until then.
+    #[serde(default, skip_serializing_if = "OnServerDeath::waits")]
+    pub on_server_death: OnServerDeath,
+}
+
+impl OnServerDeath {
+    fn waits(&self) -> bool {
+        *self == OnServerDeath::Wait
+    }
+}
+
+impl DeviceOptions {
+    /// Whether requests fail while there is no server.
+    pub fn fails(&self) -> bool {
+        self.recovery && self.on_server_death == OnServerDeath::Fail
+    }
 }
 
 /// Everything that a server needs to make a device, for the first time or again.
@@ -113,6 +140,7 @@ impl DeviceSpec {
             read_only: false,
             zero_copy: true,
             recovery: true,
+            on_server_death: OnServerDeath::Wait,
         };
         DeviceSpec {
             table: Table::parse_table(line).unwrap(),

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::device::OnServerDeath;
 use super::device_ref::DeviceRef;
 
 /// Everything that is shown of a device.
@@ -44,7 +45,8 @@ pub enum RunState {
     Live,
     /// Its requests are held back.
     Suspended,
-    /// Its server is gone, and its I/O waits for the next one.
+    /// Its server is gone, and its I/O waits for the next one, or fails
+    /// ([`DeviceObject::on_server_death`]).
     Quiesced,
     /// It has no disk any more.
     Dead,
@@ -82,6 +84,8 @@ pub enum Health {
     Overflow,
     /// A snapshot is no longer usable.
     Invalid,
+    /// There is no server, and I/O fails until there is one.
+    Failing,
     /// There is no server to ask.
     Unknown,
 }
@@ -108,6 +112,9 @@ pub struct DeviceObject {
     pub queue_depth: u16,
     pub zero_copy: Option<bool>,
     pub recovery: bool,
+    /// What its I/O does while it has no server; `None`: it ends with its server.
+    #[serde(default)]
+    pub on_server_death: Option<OnServerDeath>,
     /// The process that serves the device, or should.
     pub server_pid: Option<u32>,
     /// `false` if the report is not from the server, which is dead or does not answer.

@@ -20,6 +20,9 @@ const VERSION: u32 = 1;
 /// The version of a file with a device that carries another one's origin: a server that ignored
 /// that would open its own waiting device, which never answers.
 const CARRYING: u32 = 2;
+/// The version of a file with a device whose requests fail without a server: a program that did not
+/// know would upgrade its server, and fail them.
+const FAILING: u32 = 3;
 
 /// What a server leaves for its successor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,7 +44,11 @@ impl State {
     /// The state of this process in this boot.
     pub fn new(boot_id: String, devices: Vec<DeviceState>) -> State {
         let carries = devices.iter().any(|device| device.carrier().is_some());
-        let version = if carries { CARRYING } else { VERSION };
+        let version = match devices.iter().any(|device| device.spec.options.fails()) {
+            true => FAILING,
+            false if carries => CARRYING,
+            false => VERSION,
+        };
         State { version, boot_id, pid: std::process::id(), devices }
     }
 
@@ -52,10 +59,10 @@ impl State {
     pub fn parse(bytes: &[u8], boot_id: &str) -> Result<Option<State>, String> {
         let damaged = |error: serde_json::Error| format!("damaged: {error}");
         match serde_json::from_slice::<Version>(bytes).map_err(damaged)?.version {
-            Some(VERSION | CARRYING) => {}
+            Some(VERSION | CARRYING | FAILING) => {}
             Some(version) => {
                 return Err(format!(
-                    "of version {version}; this program reads versions {VERSION} and {CARRYING}"
+                    "of version {version}; this program reads versions {VERSION} to {FAILING}"
                 ));
             }
             None => {
@@ -116,6 +123,7 @@ impl RunDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{KnownDisk, OnServerDeath};
 
     #[test]
     fn a_state_reads_back() {
@@ -125,6 +133,32 @@ mod tests {
             (state.version, state.pid, state.devices.len()),
             (VERSION, std::process::id(), 0)
         );
+    }
+
+    #[test]
+    fn what_an_earlier_program_must_not_serve_has_another_version() {
+        let version = |line: &str, change: fn(&mut DeviceState)| {
+            let state = r#"{"id":1,"cookie":7,"name":"s","disks":[],"spec":{
+                "table":"LINE","force":false,"degraded":false,"source":null,"options":{
+                "queues":1,"depth":1,"read_only":false,"zero_copy":true,"recovery":true}}}"#;
+            let mut device = serde_json::from_str(&state.replace("LINE", line)).unwrap();
+            change(&mut device);
+            let bytes = serde_json::to_vec(&State::new("b1".to_owned(), vec![device.clone()]));
+            let state = State::parse(&bytes.unwrap(), "b1").unwrap().unwrap();
+            assert_eq!(state.devices, [device]);
+            state.version
+        };
+        let fails = |device: &mut DeviceState| {
+            device.spec.options.on_server_death = OnServerDeath::Fail;
+        };
+        let carried = |device: &mut DeviceState| {
+            let device_ref = Some(device.device());
+            let known = KnownDisk { device: device_ref, ..KnownDisk::default() };
+            device.known.insert("/o".to_owned(), known);
+        };
+        assert_eq!(version("0 8 snapshot /o /c P 8", |_| {}), VERSION);
+        assert_eq!(version("0 8 snapshot /o /c P 8", carried), CARRYING);
+        assert_eq!(version("0 8 linear /a 0", fails), FAILING);
     }
 
     #[test]

@@ -11,8 +11,9 @@ use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use super::merge_report;
 use crate::protocol::{
-    DeviceObject, DeviceReport, DeviceSpec, DeviceState, Health, LegObject, LinearObject,
-    MirrorObject, OriginObject, RunState, SegmentObject, SnapshotObject, StoreWord, TargetObject,
+    DeviceObject, DeviceOptions, DeviceReport, DeviceSpec, DeviceState, Health, LegObject,
+    LinearObject, MirrorObject, OriginObject, RunState, SegmentObject, SnapshotObject, StoreWord,
+    TargetObject,
 };
 use crate::storage::DiskId;
 
@@ -39,7 +40,7 @@ pub fn report_with(
         name: device.name.clone(),
         target: target.to_owned(),
         state,
-        health: Health::Unknown,
+        health: health_of(options, state),
         events: None,
         block_device: format!("/dev/ublkb{}", device.id),
         char_device: format!("/dev/ublkc{}", device.id),
@@ -52,6 +53,7 @@ pub fn report_with(
         queue_depth: options.depth,
         zero_copy: None,
         recovery: options.recovery,
+        on_server_death: options.recovery.then_some(options.on_server_death),
         server_pid: pid,
         answers: false,
         parts: parts_of(&device.spec),
@@ -65,6 +67,12 @@ pub fn report_with(
     let inactive = device.loaded.as_ref().map(|loaded| loaded.table.to_string());
     let (id, cookie) = (device.id, device.cookie);
     DeviceReport { id, cookie, name, object, status, table, inactive, disks }
+}
+
+/// The health of a device that no server reports.
+fn health_of(options: &DeviceOptions, state: RunState) -> Health {
+    let fails = options.fails() && state == RunState::Quiesced;
+    if fails { Health::Failing } else { Health::Unknown }
 }
 
 /// The major and minor of the device's disk in the kernel.
@@ -175,7 +183,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::protocol::KnownDisks;
+    use crate::protocol::{KnownDisks, OnServerDeath};
 
     fn state_of(name: &str, line: &str) -> DeviceState {
         let mut spec = DeviceSpec::of_line(line);
@@ -210,7 +218,8 @@ mod tests {
                 "block_device": "/dev/ublkb1048575", "char_device": "/dev/ublkc1048575",
                 "major": null, "minor": null, "size_bytes": 32768, "logical_block_size": null,
                 "read_only": true, "queues": 1, "queue_depth": 64, "zero_copy": null,
-                "recovery": true, "server_pid": null, "answers": false, "stats": null,
+                "recovery": true, "on_server_death": "wait", "server_pid": null, "answers": false,
+                "stats": null,
                 "snapshot": {
                     "origin": "/nonsense/o", "cow": "/nonsense/c", "store": "persistent",
                     "chunk_size_bytes": 4096, "valid": null, "overflow": null, "used_bytes": null,
@@ -218,6 +227,21 @@ mod tests {
                 },
             })
         );
+    }
+
+    #[test]
+    fn a_device_whose_requests_fail_says_so() {
+        let mut state = state_of("l", "0 64 linear /nonsense/a 8");
+        state.spec.options.on_server_death = OnServerDeath::Fail;
+        let health = |state, run| report(state, run, None).object.health;
+        assert_eq!(health(&state, RunState::Quiesced), Health::Failing);
+        assert_eq!(health(&state, RunState::Dead), Health::Unknown, "it has no requests");
+        let json = serde_json::to_value(report(&state, RunState::Quiesced, None).object).unwrap();
+        let shown = (&json["state"], &json["health"], &json["on_server_death"]);
+        assert_eq!(shown, (&json!("quiesced"), &json!("failing"), &json!("fail")));
+        state.spec.options.recovery = false;
+        let json = serde_json::to_value(report(&state, RunState::Dead, None).object).unwrap();
+        assert!(json["on_server_death"].is_null(), "it ends with its server: {json}");
     }
 
     #[test]

@@ -113,6 +113,7 @@ fn object(entry: &Device, facts: &Facts) -> DeviceObject {
         queue_depth: entry.info.depth,
         zero_copy: Some(device::is_zero_copy(&entry.info)),
         recovery: device::is_recoverable(&entry.info),
+        on_server_death: device::on_server_death(&entry.info),
         server_pid: Some(std::process::id()),
         answers: true,
         parts: parts(entry, facts),

@@ -14,7 +14,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use self::limits::MAX_IO_BYTES;
 pub use self::limits::{as_disk, check_fits, discard_of_chunks, params};
 use crate::failure::{Failure, Kind, Reason};
-use crate::protocol::DeviceOptions;
+use crate::protocol::{DeviceOptions, OnServerDeath};
 use crate::storage::DiskId;
 use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, DeviceState, Params};
 
@@ -113,10 +113,7 @@ pub fn add(
 ) -> Result<DeviceInfo, Reason> {
     let features = control.features().unwrap_or(0);
     let mut flags = u64::from(sys::UBLK_F_CMD_IOCTL_ENCODE);
-    if options.recovery {
-        flags |=
-            u64::from(sys::UBLK_F_USER_RECOVERY) | u64::from(sys::UBLK_F_USER_RECOVERY_REISSUE);
-    }
+    flags |= recovery_flags(options);
     let wanted = u64::from(sys::UBLK_F_SUPPORT_ZERO_COPY) | u64::from(sys::UBLK_F_AUTO_BUF_REG);
     if zero_copy && options.zero_copy && features & wanted == wanted {
         flags |= wanted;
@@ -140,6 +137,16 @@ pub fn add(
         return Err(error.into());
     }
     Ok(info)
+}
+
+/// What the kernel is to do with a device and its requests when the server dies. A request that the
+/// server had is sent again or fails: the driver refuses both flags together.
+fn recovery_flags(options: &DeviceOptions) -> u64 {
+    let requests = match options.on_server_death {
+        OnServerDeath::Wait => sys::UBLK_F_USER_RECOVERY_REISSUE,
+        OnServerDeath::Fail => sys::UBLK_F_USER_RECOVERY_FAIL_IO,
+    };
+    if options.recovery { u64::from(sys::UBLK_F_USER_RECOVERY | requests) } else { 0 }
 }
 
 /// Why the kernel has not added a device.
@@ -291,9 +298,16 @@ pub fn is_zero_copy(info: &DeviceInfo) -> bool {
     info.flags & u64::from(sys::UBLK_F_AUTO_BUF_REG) != 0
 }
 
-/// Whether the device waits for another server when its own dies.
+/// Whether the device stays when its server dies, for another one.
 pub fn is_recoverable(info: &DeviceInfo) -> bool {
     info.flags & u64::from(sys::UBLK_F_USER_RECOVERY) != 0
+}
+
+/// What the kernel does with the device's requests while it has no server; `None`: it ends with its
+/// server.
+pub fn on_server_death(info: &DeviceInfo) -> Option<OnServerDeath> {
+    let fails = info.flags & u64::from(sys::UBLK_F_USER_RECOVERY_FAIL_IO) != 0;
+    is_recoverable(info).then_some(if fails { OnServerDeath::Fail } else { OnServerDeath::Wait })
 }
 
 fn in_use(id: u32, by: &str) -> Reason {

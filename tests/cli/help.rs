@@ -95,6 +95,30 @@ fn wrong_usage_points_to_the_help_of_its_verb() {
     }
 }
 
+/// A device that ends with its server has no requests afterwards.
+#[test]
+fn what_requests_do_without_a_server_is_a_choice_of_devices_that_stay() {
+    for words in [&["add", "origin", "--origin", "/none"][..], &["create", "x"]] {
+        for policy in ["wait", "fail"] {
+            let flags = ["--on-server-death", policy, "--no-recovery"];
+            let output = run(&[words, &flags[..]].concat());
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+            let is_named = said.contains("--on-server-death") && said.contains("--no-recovery");
+            assert!(is_named && said.lines().count() == 1, "{words:?}: {said}");
+        }
+        let output = run(&[words, &["--on-server-death", "hang"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+    }
+    for words in [&["add", "snapshot"][..], &["add", "origin"], &["add", "mirror"], &["create"]] {
+        let said = help(words);
+        for part in ["--on-server-death", "[default: wait]", "Needs Linux 6.13 or later"] {
+            assert!(said.contains(part), "{words:?}: {part} in {said}");
+        }
+    }
+    assert!(help(&["upgrade"]).contains("`--on-server-death fail`"));
+}
+
 /// It is the command line that is wrong, whether the disks are there or not.
 #[test]
 fn a_path_for_two_parts_of_a_mirror_is_wrong_usage() {

@@ -36,6 +36,9 @@ pub struct Created {
     /// The device ends with its server instead of waiting for another one
     #[arg(long)]
     pub no_recovery: bool,
+    /// What requests do while the device has no server
+    #[arg(long, value_enum, default_value_t, conflicts_with = "no_recovery")]
+    pub on_server_death: OnServerDeath,
     #[command(flatten)]
     pub loaded: Loaded,
 }
@@ -186,6 +189,9 @@ pub struct Common {
     /// The device ends with its server instead of waiting for another one
     #[arg(long)]
     pub no_recovery: bool,
+    /// What requests do while the device has no server
+    #[arg(long, value_enum, default_value_t, conflicts_with = "no_recovery")]
+    pub on_server_death: OnServerDeath,
     /// Use disks that are mounted, in use or hold other data. A COW or a log is never shared: one
     /// that is mounted or in use is refused, other data on it is overwritten, and a snapshot on it
     /// continues
@@ -210,6 +216,7 @@ impl Common {
             foreground: false,
             no_zero_copy: false,
             no_recovery: false,
+            on_server_death: OnServerDeath::Wait,
             force: false,
         }
     }
@@ -237,6 +244,16 @@ pub enum OnFull {
     Invalidate,
     /// The write fails; existing data stays readable
     Overflow,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnServerDeath {
+    /// They wait for the next server (`recover`), also those that the last one had
+    #[default]
+    Wait,
+    /// They fail at once, also those that the last one had; `recover` serves the device again, and
+    /// `upgrade` is refused. Needs Linux 6.13 or later
+    Fail,
 }
 
 fn parse_size_arg(text: &str) -> Result<u64, String> {

@@ -16,7 +16,7 @@ use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{self, Command, DeviceState, Reply};
 use crate::server::admin::stays_with_server;
 use crate::storage::{Access, Claim, OpenDisk, silent};
-use crate::ublk::device::{is_recoverable, ours};
+use crate::ublk::device::ours;
 use crate::ublk::{Control, DeviceState as DiskState};
 
 /// The server that is to be replaced.
@@ -59,7 +59,7 @@ pub(super) fn devices(devices: &[DeviceState]) -> Result<(), Reason> {
     for device in devices {
         // The server knows best of one that another program has deleted.
         let Some(info) = ours(&mut control, device.id, device.cookie)? else { continue };
-        if let Some(why) = stays_with_server(device, is_recoverable(&info)) {
+        if let Some(why) = stays_with_server(device, &info) {
             return Err(why);
         }
         if info.state != DiskState::Live {

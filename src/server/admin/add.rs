@@ -21,10 +21,10 @@ use super::silent::Silent;
 use super::state::Administrator;
 use super::unconfirmed::Unconfirmed;
 use super::waiting::Errand;
-use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, DeviceState, KnownDisks, Reply};
-use crate::ublk::DeviceInfo;
-use crate::ublk::device::BLOCK_PATH;
+use crate::failure::{Failure, Kind, Reason};
+use crate::protocol::{DeviceOptions, DeviceSpec, DeviceState, KnownDisks, OnServerDeath, Reply};
+use crate::ublk::device::{BLOCK_PATH, on_server_death};
+use crate::ublk::{DeviceInfo, kernels};
 
 impl<M: Machine> Administrator<M> {
     /// Adds one device.
@@ -188,7 +188,8 @@ impl<M: Machine> Administrator<M> {
         let options = &prepared.spec.options;
         let zero_copy = self.machine.can_zero_copy(options)?;
         let info = self.machine.add(id, options, &prepared.params, zero_copy)?;
-        self.refuse_taken(info.id).inspect_err(|_| {
+        let as_wanted = refuse_waiting(options, &info);
+        as_wanted.and_then(|()| self.refuse_taken(info.id)).inspect_err(|_| {
             if let Err(error) = self.machine.delete(info.id) {
                 log::warn!("{error}");
             }
@@ -252,4 +253,17 @@ impl<M: Machine> Administrator<M> {
         }
         Ok(())
     }
+}
+
+/// Refuses a device whose requests were to fail without a server, if they would wait: a kernel that
+/// does not know the flag drops it without an error.
+fn refuse_waiting(options: &DeviceOptions, info: &DeviceInfo) -> Result<(), Reason> {
+    let fails = on_server_death(info) == Some(OnServerDeath::Fail);
+    if fails || !options.fails() || mutant::is(Mutant::DeathUnchecked) {
+        return Ok(());
+    }
+    let release = kernels::release();
+    let why =
+        format!("--on-server-death fail: it needs Linux 6.13 or later, and this is {release}");
+    Err(Failure::new(Kind::Unsupported, why))
 }

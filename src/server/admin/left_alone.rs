@@ -233,10 +233,14 @@ fn lost_when_written(snapshot: &Snapshot, origin: &str, spec: &DeviceSpec, name:
     let DeviceSpec { table, options, .. } = spec;
     let cow = &snapshot.cow;
     let read_only = if options.read_only { " --read-only" } else { "" };
-    let no_recovery = if options.recovery { "" } else { " --no-recovery" };
+    let death = match options.fails() {
+        true => " --on-server-death fail",
+        false if options.recovery => "",
+        false => " --no-recovery",
+    };
     format!(
         "its snapshot is lost with the next write to {origin}, which stays and no longer copies to \
-         {cow}; before that, `ublk-dm create {name} --table \"{table}\"{read_only}{no_recovery}` \
+         {cow}; before that, `ublk-dm create {name} --table \"{table}\"{read_only}{death}` \
          continues it"
     )
 }
@@ -255,6 +259,10 @@ mod tests {
         assert!(said(&spec).ends_with(&command), "{}", said(&spec));
         (spec.options.read_only, spec.options.recovery) = (true, false);
         let flags = "\" --read-only --no-recovery` continues it";
+        assert!(said(&spec).ends_with(flags), "{}", said(&spec));
+        spec.options.recovery = true;
+        spec.options.on_server_death = crate::protocol::OnServerDeath::Fail;
+        let flags = "\" --read-only --on-server-death fail` continues it";
         assert!(said(&spec).ends_with(flags), "{}", said(&spec));
     }
 }

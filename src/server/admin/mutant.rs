@@ -229,6 +229,10 @@ pub enum Mutant {
     RollBackForgotten,
     /// A device that a command has named is identified by the number that it had then.
     NamedByNumber,
+    /// A device whose requests fail without a server is left to another one.
+    FailingUpgraded,
+    /// A kernel that cannot fail requests without a server makes them wait instead.
+    DeathUnchecked,
 }
 
 #[cfg(all(test, feature = "mutants"))]

@@ -3,8 +3,8 @@
 //! Devices that are not in use are stopped and deleted. A device in use must not be deleted: its
 //! users' unwritten data would be lost, and a file system on it would fail. If it can be recovered,
 //! it is left waiting for another server: its acknowledged writes are completed, its requests wait
-//! in the kernel, and `recover` continues with it. One that cannot be recovered keeps the server
-//! alive until it is no longer used.
+//! in the kernel (or fail there, if it was added for that), and `recover` continues with it. One
+//! that cannot be recovered keeps the server alive until it is no longer used.
 //!
 //! Rules kept here: no device is left that the next server would not know of; an origin that the
 //! next server may write again keeps its snapshots: they would miss what it overwrites (I9).
@@ -155,8 +155,11 @@ impl<M: Machine> Administrator<M> {
             self.lost_at_end = true;
             log::error!("/dev/ublkb{id}: {error}");
         }
-        log::warn!(
-            "{why}; the device and its I/O wait for another server: run `ublk-dm recover {id}`"
-        );
+        let fails = self.devices.get(&id).is_some_and(|entry| entry.spec.options.fails());
+        let waits = match fails {
+            true => "the device waits for another server, and its I/O fails until then",
+            false => "the device and its I/O wait for another server",
+        };
+        log::warn!("{why}; {waits}: run `ublk-dm recover {id}`");
     }
 }

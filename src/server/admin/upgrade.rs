@@ -3,7 +3,8 @@
 //!
 //! The first half is what a server does at SIGTERM with devices in use, for all of its devices;
 //! the second is `recover` ([`super::recover`]) of all of them. In between no device has a server:
-//! its users wait, and every request that was not answered is sent to the next server.
+//! its users wait, and every request that was not answered is sent to the next server. The kernel
+//! does not let the requests of a device wait that was added to fail them: it has no upgrade.
 //!
 //! Rules kept here: a server leaves all of its devices or none, and only those that the next one
 //! can take over; what that needs is on record first, anew, so that the next server finds room for
@@ -20,13 +21,21 @@ use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::{Administrator, Ending};
 use crate::failure::{Failure, Kind, Reason};
-use crate::protocol::DeviceState;
-use crate::ublk::device::is_recoverable;
+use crate::protocol::{DeviceState, OnServerDeath};
+use crate::ublk::DeviceInfo;
+use crate::ublk::device::{is_recoverable, on_server_death};
 
 /// Why a device cannot pass to another server, whichever server asks; `None`: it can.
-pub fn stays_with_server(device: &DeviceState, is_recoverable: bool) -> Option<Reason> {
+pub fn stays_with_server(device: &DeviceState, info: &DeviceInfo) -> Option<Reason> {
+    let fails = on_server_death(info) == Some(OnServerDeath::Fail);
     let why = match &device.spec.table.params {
-        _ if !is_recoverable => "it was added with --no-recovery, and would end with its server",
+        _ if !is_recoverable(info) => {
+            "it was added with --no-recovery, and would end with its server"
+        }
+        _ if fails && !mutant::is(Mutant::FailingUpgraded) => {
+            "its requests would fail between the two servers (--on-server-death fail): delete it \
+             when it is not in use, and add it again"
+        }
         TargetParams::Snapshot(snapshot) if snapshot.store.is_transient() => {
             "its exceptions are in the memory of its server (a transient store)"
         }
@@ -104,7 +113,7 @@ impl<M: Machine> Administrator<M> {
     fn refuse_to_leave(&self) -> Result<(), Reason> {
         for entry in self.devices.values() {
             let state = entry.state();
-            stays_with_server(&state, is_recoverable(&entry.info)).map_or(Ok(()), Err)?;
+            stays_with_server(&state, &entry.info).map_or(Ok(()), Err)?;
             self.refuse_unfinished(entry.info.id)?;
             if !entry.suspended {
                 self.refuse_held(entry.info.id)?;

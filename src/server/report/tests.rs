@@ -58,7 +58,7 @@ fn common(target: &str, health: &str, more: Value) -> Value {
         "id": 3, "name": "d", "target": target, "state": "live", "health": health, "events": 9,
         "block_device": "/dev/ublkb3", "char_device": "/dev/ublkc3", "major": 259, "minor": 4,
         "size_bytes": 32768, "logical_block_size": 512, "read_only": true, "queues": 2,
-        "queue_depth": 64, "zero_copy": true, "recovery": true,
+        "queue_depth": 64, "zero_copy": true, "recovery": true, "on_server_death": "fail",
         "server_pid": std::process::id(),
         "stats": {
             "reads": 1, "read_bytes": 2, "writes": 3, "write_bytes": 4, "flushes": 5,

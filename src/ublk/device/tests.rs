@@ -1,6 +1,7 @@
 //! Tests of [`device`](super): cookies, numbers, users.
 
 use super::*;
+use crate::protocol::DeviceSpec;
 use crate::ublk::{DeviceState, attrs};
 
 fn info(target_flags: u64) -> DeviceInfo {
@@ -24,6 +25,25 @@ fn a_device_is_known_by_its_cookie() {
     assert!(!is_ours(&info(78), 77), "another device got the number");
     assert!(!is_ours(&info(0), 77), "another program's device got the number");
     assert!(!is_ours(&info(0), 0), "a cookie that was never given is no cookie");
+}
+
+#[test]
+fn the_driver_is_told_what_requests_do_without_a_server() {
+    let told = |recovery, on_server_death| {
+        let options = DeviceSpec::of_line("0 8 zero").options;
+        let options = DeviceOptions { recovery, on_server_death, ..options };
+        let info = DeviceInfo { flags: recovery_flags(&options), ..info(77) };
+        let names = crate::ublk::feature_names(info.flags);
+        (names, super::on_server_death(&info))
+    };
+    let wait = ["USER_RECOVERY", "USER_RECOVERY_REISSUE"].to_vec();
+    let (on_wait, on_fail) = (OnServerDeath::Wait, OnServerDeath::Fail);
+    assert_eq!(told(true, on_wait), (wait, Some(on_wait)));
+    let fail = ["USER_RECOVERY", "USER_RECOVERY_FAIL_IO"].to_vec();
+    assert_eq!(told(true, on_fail), (fail, Some(on_fail)), "the driver refuses all three");
+    for other in [on_wait, on_fail] {
+        assert_eq!(told(false, other), (Vec::new(), None));
+    }
 }
 
 #[test]

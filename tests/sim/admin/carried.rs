@@ -229,7 +229,15 @@ pub(super) fn live(
     crash: Option<(u64, bool)>,
     log: bool,
 ) -> (u64, Result<(), String>, Vec<String>) {
-    let mut stack = Stack::new(line, log);
+    live_with(Stack::new(line, log), story, crash)
+}
+
+/// The same of a stack in which nothing has happened yet.
+pub(super) fn live_with(
+    mut stack: Stack,
+    story: &[Do],
+    crash: Option<(u64, bool)>,
+) -> (u64, Result<(), String>, Vec<String>) {
     stack.town.site.shared.lock().unwrap().crash_at = crash.map(|(at, _)| at);
     for step in story {
         drop(stack.act(*step));

@@ -15,7 +15,7 @@ use super::kernel::{Control, Pending};
 use super::model::{self, Content};
 use super::process::Process;
 use super::town::{SECTORS, Town, What};
-use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply};
+use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, OnServerDeath, Reply};
 use crate::ublk::DeviceState as DiskState;
 use crate::ublk::device::is_ours;
 
@@ -82,6 +82,8 @@ pub(super) struct Stack {
     pub away: bool,
     /// The user takes a store that was made for another device.
     pub adopts: bool,
+    /// The devices whose requests fail while there is no server.
+    pub fails: &'static [Part],
     next_value: u32,
 }
 
@@ -99,6 +101,7 @@ impl Stack {
             waits: false,
             away: false,
             adopts: false,
+            fails: &[],
             next_value: 1000,
         }
     }
@@ -110,7 +113,11 @@ impl Stack {
             Upper => format!("0 8 snapshot /dev/ublkb{carrier} /c0 P 2"),
         };
         let (table, other_origin) = (Table::parse_table(&line).unwrap(), self.adopts);
-        DeviceSpec { table, other_origin, ..Town::spec(What::Mirror) }
+        let mut spec = DeviceSpec { table, other_origin, ..Town::spec(What::Mirror) };
+        if self.fails.contains(&part) {
+            spec.options.on_server_death = OnServerDeath::Fail;
+        }
+        spec
     }
 
     pub fn device(&self, part: Part) -> Option<DeviceRef> {
@@ -187,6 +194,9 @@ impl Stack {
             let found = kernel.devices.get_mut(&device.id)?;
             if !is_ours(&found.info, device.cookie) || found.info.state == DiskState::Dead {
                 return Some(Err("no such device".to_owned()));
+            }
+            if found.info.state == DiskState::FailIo {
+                return Some(Err("there is no server".to_owned()));
             }
             found.pending.push(pending.clone());
             if found.info.state != DiskState::Live {

@@ -105,9 +105,11 @@ impl Stack {
             return Err("ended".to_owned());
         }
         let serves = self.town.processes.get(KEY).map(|process| process.pid);
+        let fails = self.left().iter().any(|device| device.spec.options.fails());
         let wrong = match &outcome {
             _ if !self.are_live() => Some("a device waits"),
             Outcome::Upgraded if deny.is_some() => Some("a refusal is not noticed"),
+            Outcome::Upgraded if fails => Some("requests fail in between"),
             Outcome::Upgraded if serves == Some(pid) => Some("the old server goes on"),
             Outcome::Unchanged(_) if serves != Some(pid) => Some("another server has them"),
             Outcome::RolledBack(_) if deny.is_none() => Some("nothing hinders it"),
@@ -126,7 +128,7 @@ impl Stack {
 
 /// The stories: upgrades of devices in use, of suspended ones, without the snapshot, with one that
 /// has left; a new server that cannot take over, or start, one of the two.
-fn stories() -> Vec<Vec<Do>> {
+pub(super) fn stories() -> Vec<Vec<Do>> {
     use Do::*;
     let begun = [Add(Lower), Write(Lower, 0), Write(Lower, 3), Add(Upper), Use(Lower, true)];
     let of = |rest: &[Do]| begun.iter().chain(rest).copied().collect::<Vec<_>>();
@@ -248,7 +250,7 @@ fn leave_with_requests() -> Result<(), String> {
 }
 
 /// A read of one sector.
-fn pending(site: &Rc<Site>, sector: u64) -> Pending {
+pub(super) fn pending(site: &Rc<Site>, sector: u64) -> Pending {
     let payload = site.payload(vec![0; 512]);
     let (kind, memory) = (RequestKind::Read, Memory::payload(payload));
     let request = Request { kind, sector: Sector(sector), count: Sectors(1), memory };

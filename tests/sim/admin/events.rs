@@ -135,7 +135,8 @@ impl Town {
     /// Another program adds a device.
     pub(super) fn add_foreign(&mut self) {
         let mut kernel = self.site.kernel.borrow_mut();
-        if let Some(info) = kernel.add(None, true, &Params::default(), u32::MAX) {
+        let options = Town::spec(What::Lines).options;
+        if let Some(info) = kernel.add(None, &options, &Params::default(), u32::MAX) {
             let id = info.id;
             if let Some(device) = kernel.devices.get_mut(&id) {
                 device.info.state = DiskState::Live;

@@ -10,7 +10,11 @@ use dm_targets::request::Request;
 use dm_targets::units::Sectors;
 
 use crate::failure::{Failure, Kind, Reason};
+use crate::protocol::DeviceOptions;
 use crate::ublk::{DeviceInfo, DeviceState, Params};
+
+const RECOVERY: u64 = libublk::sys::UBLK_F_USER_RECOVERY as u64;
+const FAIL_IO: u64 = libublk::sys::UBLK_F_USER_RECOVERY_FAIL_IO as u64;
 
 /// A request of a user that has not ended.
 #[derive(Clone)]
@@ -65,7 +69,7 @@ impl Control {
 pub struct Kernel {
     pub devices: BTreeMap<u32, Device>,
     cookies: u64,
-    /// It cannot give a device another length.
+    /// It cannot give a device another length, nor fail requests while there is no server.
     pub is_old: bool,
     /// The requests that it refuses next, each after a number of accepted ones.
     pub denied: Vec<(Control, u32)>,
@@ -76,7 +80,7 @@ impl Kernel {
     pub fn add(
         &mut self,
         wanted: Option<u32>,
-        recovery: bool,
+        options: &DeviceOptions,
         params: &Params,
         owner: u32,
     ) -> Option<DeviceInfo> {
@@ -91,7 +95,7 @@ impl Kernel {
             queues: 1,
             depth: 1,
             max_io_bytes: 1 << 19,
-            flags: if recovery { u64::from(libublk::sys::UBLK_F_USER_RECOVERY) } else { 0 },
+            flags: self.flags(options),
             target_flags: self.cookies,
             server_pid: None,
             owner_uid: 0,
@@ -111,15 +115,21 @@ impl Kernel {
         Some(info)
     }
 
+    /// An old kernel does not know what it is to do, and drops the flag.
+    fn flags(&self, options: &DeviceOptions) -> u64 {
+        let fails = if options.fails() && !self.is_old { FAIL_IO } else { 0 };
+        if options.recovery { RECOVERY | fails } else { 0 }
+    }
+
     /// Makes a device live for its process, and returns the requests that wait for it. `again`: the
     /// device is taken over.
     pub fn start(&mut self, id: u32, again: bool, pid: u32) -> Result<Vec<Pending>, Reason> {
-        let (wanted, control) = match again {
-            true => (DeviceState::Quiesced, Control::StartAgain),
-            false => (DeviceState::Dead, Control::Start),
+        let control = if again { Control::StartAgain } else { Control::Start };
+        let is_wanted = |device: &Device| match again {
+            true => device.waits(),
+            false => device.info.state == DeviceState::Dead,
         };
-        let is_to_start =
-            |device: &&mut Device| device.info.state == wanted && device.owner == Some(pid);
+        let is_to_start = |device: &&mut Device| is_wanted(device) && device.owner == Some(pid);
         if self.devices.get_mut(&id).filter(is_to_start).is_none() {
             return Err(format!("/dev/ublkb{id}: cannot be started").into());
         }
@@ -154,7 +164,7 @@ impl Kernel {
     /// The process that has taken a device over closes it again.
     pub fn handed_back(&mut self, id: u32) {
         let device = self.devices.get_mut(&id);
-        if let Some(device) = device.filter(|one| one.info.state == DeviceState::Quiesced) {
+        if let Some(device) = device.filter(|one| one.waits()) {
             device.owner = None;
         }
     }
@@ -176,9 +186,13 @@ impl Kernel {
     pub fn process_ended(&mut self, pid: u32) {
         for device in self.devices.values_mut().filter(|device| device.owner == Some(pid)) {
             device.owner = None;
-            let recovers = device.info.flags & u64::from(libublk::sys::UBLK_F_USER_RECOVERY) != 0;
+            let has = |flag: u64| device.info.flags & flag != 0;
             match device.info.state {
-                DeviceState::Live if recovers => device.info.state = DeviceState::Quiesced,
+                DeviceState::Live if has(FAIL_IO) => {
+                    device.info.state = DeviceState::FailIo;
+                    device.fail();
+                }
+                DeviceState::Live if has(RECOVERY) => device.info.state = DeviceState::Quiesced,
                 DeviceState::Live => {
                     device.info.state = DeviceState::Dead;
                     device.fail();
@@ -190,6 +204,11 @@ impl Kernel {
 }
 
 impl Device {
+    /// It has no server, and another one can take it over.
+    pub fn waits(&self) -> bool {
+        matches!(self.info.state, DeviceState::Quiesced | DeviceState::FailIo)
+    }
+
     /// Ends the waiting requests with an error.
     pub fn fail(&mut self) {
         for pending in self.pending.drain(..) {

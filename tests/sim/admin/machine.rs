@@ -59,7 +59,7 @@ impl SimMachine {
     /// Before the kernel stops a device, it waits for the requests that the device's server has.
     fn wait_for_requests(&self, id: u32) -> Result<(), Reason> {
         let given: Vec<Pending> = match self.site.kernel.borrow().devices.get(&id) {
-            Some(device) if device.info.state == DeviceState::Quiesced => Vec::new(),
+            Some(device) if device.waits() => Vec::new(),
             Some(device) if device.owner == Some(self.pid) => device.pending.clone(),
             Some(_) => Vec::new(),
             None => return Err(gone(id)),
@@ -159,7 +159,7 @@ impl Machine for SimMachine {
     ) -> Result<DeviceInfo, Reason> {
         self.act(|kernel| {
             kernel.deny(Control::Add, id.unwrap_or_default())?;
-            kernel.add(id, options.recovery, params, self.pid).ok_or_else(|| "taken".into())
+            kernel.add(id, options, params, self.pid).ok_or_else(|| "taken".into())
         })
     }
 
@@ -236,7 +236,7 @@ impl Machine for SimMachine {
         self.act(|kernel| {
             kernel.deny(Control::TakeOver, id)?;
             let device = kernel.devices.get_mut(&id).ok_or_else(|| gone(id))?;
-            if device.info.state != DeviceState::Quiesced || device.owner.is_some() {
+            if !device.waits() || device.owner.is_some() {
                 return Err(format!("/dev/ublkb{id}: busy").into());
             }
             device.owner = Some(pid);

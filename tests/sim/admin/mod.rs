@@ -14,6 +14,7 @@ mod claims;
 mod commands;
 mod contents;
 mod continued;
+mod death;
 mod early;
 mod ended;
 mod ends;

@@ -7,7 +7,7 @@ use dm_targets::table::{Table, TargetParams};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use super::town::{CHUNK, COWS, SECTORS, Town, What};
-use crate::protocol::{DeviceOptions, DeviceSpec};
+use crate::protocol::{DeviceOptions, DeviceSpec, OnServerDeath};
 
 impl Town {
     /// The mirror's table as it is, or with a leg that is too short, so that it cannot be opened.
@@ -56,6 +56,7 @@ impl Town {
                 read_only: false,
                 zero_copy: false,
                 recovery: true,
+                on_server_death: OnServerDeath::Wait,
             },
             force: false,
             degraded: false,

@@ -291,7 +291,10 @@ impl Town {
                 kernel.devices.get_mut(&id).filter(|device| is_ours(&device.info, cookie))?;
             match device.info.state {
                 DiskState::Dead => return None,
-                DiskState::FailIo => return None,
+                DiskState::FailIo => {
+                    *pending.result.borrow_mut() = Some(Err("there is no server".to_owned()));
+                    return Some(pending);
+                }
                 DiskState::Live | DiskState::Quiesced => device.pending.push(pending.clone()),
             }
             if device.info.state != DiskState::Live {

@@ -11,6 +11,7 @@ mod bad_input;
 mod basic;
 mod claims;
 mod copy;
+mod death;
 mod ends;
 mod ends_sigterm;
 mod errors;
@@ -129,6 +130,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     stacks::cases,
     stands::cases,
     copy::cases,
+    death::cases,
     errors::cases,
     errors_direct::cases,
     races::cases,

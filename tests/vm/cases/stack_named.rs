@@ -51,8 +51,8 @@ fn named() {
 /// Words that are no disks, or not clearly one.
 fn refused(path: &str) {
     let dir = scratch("here");
-    sh(&format!("mkdir -p {dir} && truncate -s {} {dir}/m", MIB * 512)).ok();
-    let here = |line: &str| sh(&format!("cd {dir} && {} {line}", binary()));
+    sh(&format!("truncate -s {} {dir}/m", MIB * 512)).ok();
+    let here = |line: &str| run_args("sh", &["-c", &format!("cd {dir}; {} {line}", binary())]);
     let both = format!("./m is the file, {path} the device");
     assert_failed(&here("add mirror --leg m --leg /dev/null"), &[&["m: ", &both]]);
     assert_failed(&here("add origin --origin other"), &[&["other: no such file here"]]);
