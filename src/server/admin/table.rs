@@ -257,8 +257,7 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Stores a table for the next resume, which opens its disks when the old table no longer holds
-    /// them.
+    /// Stores a table for the next resume, which opens its disks.
     pub(super) fn load(&mut self, id: u32, mut spec: DeviceSpec) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
         self.refuse_kept(id)?;
