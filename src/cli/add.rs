@@ -45,13 +45,14 @@ pub(super) fn create(
         ([], _) => std::io::read_to_string(std::io::stdin())?,
     };
     let cli::Created { id, read_only, no_recovery, on_server_death, loaded, .. } = created;
-    let (id, read_only, no_recovery, force) = (*id, *read_only, *no_recovery, loaded.force);
+    let (id, read_only, no_recovery) = (*id, *read_only, *no_recovery);
     let options = cli::Common {
         id,
         read_only,
         no_recovery,
         on_server_death: *on_server_death,
-        force,
+        force: loaded.force,
+        shared: loaded.shared,
         ..cli::Common::named(name)
     };
     add_target(table::of_lines(&text, &options, loaded.source.as_deref())?, &options, false)
@@ -77,6 +78,7 @@ fn add_target(
     let command = Command::Add { name: options.name.clone(), id: options.id, spec: spec.clone() };
     let wanted = Wanted {
         table: &spec.table,
+        in_part: spec.unclaimed,
         name: options.name.as_deref(),
         own_name: options.name.as_deref().filter(|_| options.foreground),
     };

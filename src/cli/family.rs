@@ -36,6 +36,8 @@ const TRIES: u32 = 16;
 pub(super) struct Wanted<'a> {
     /// The table of the device.
     pub table: &'a Table,
+    /// Its disks are to be shared with other families.
+    pub in_part: bool,
     /// The name of the new device.
     pub name: Option<&'a str>,
     /// The name of the device that an earlier run of this command may have made.
@@ -110,8 +112,9 @@ fn find(
             return Ok((key.to_owned(), None));
         }
     }
+    let joins = |state: &State| !wanted.in_part || takes_another(state, wanted.table);
     let key = match moves {
-        true => key_among(&states, base, disk, DiskId::of_path),
+        true => key_among(&states, base, disk, DiskId::of_path, joins),
         false => key_of_origin(&states, base, disk, DiskId::of_path),
     };
     Ok((key, None))
@@ -247,9 +250,12 @@ fn key_among<E>(
     base: &str,
     disk: DiskId,
     find: impl Fn(&Path) -> Result<DiskId, E>,
+    joins: impl Fn(&State) -> bool,
 ) -> String {
     let devices = |state: &State| state.devices.clone();
-    let has = |state: &State| devices(state).iter().any(|device| may_have(device, disk, &find));
+    let has = |state: &State| {
+        devices(state).iter().any(|device| may_have(device, disk, &find)) && joins(state)
+    };
     let mut known = states.iter().filter(|(key, _)| is_numbered(key, base));
     if let Some((key, _)) = known.find(|(_, state)| state.as_ref().is_some_and(&has)) {
         return (*key).to_owned();
@@ -276,6 +282,13 @@ fn key_among<E>(
         key = format!("{base}-{number}");
     }
     key
+}
+
+/// Whether a family's server can have one more device, with this table: a mirror is alone in it.
+fn takes_another(state: &State, table: &Table) -> bool {
+    let is_mirror = |params: &TargetParams| matches!(params, TargetParams::Mirror(_));
+    let has_mirror = state.devices.iter().any(|device| is_mirror(&device.spec.table.params));
+    state.devices.is_empty() || !has_mirror && !is_mirror(&table.params)
 }
 
 /// Whether a family has the name `base`, or `base` with a number appended.

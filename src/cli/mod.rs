@@ -131,7 +131,8 @@ fn clear(word: &str) -> Result<(), Failure> {
 }
 
 fn load(word: &str, lines: &[String], options: &cli::Loaded) -> Result<(), Failure> {
-    let common = cli::Common { force: options.force, ..cli::Common::unnamed() };
+    let (force, shared) = (options.force, options.shared);
+    let common = cli::Common { force, shared, ..cli::Common::unnamed() };
     let spec = table::of_lines(&lines.join("\n"), &common, options.source.as_deref())?;
     if notable::load(word, &spec)? {
         return Ok(());

@@ -80,6 +80,7 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         table,
         options,
         force: common.force,
+        unclaimed: common.shared,
         degraded,
         allow_invalid,
         source,

@@ -2,12 +2,15 @@
 
 use std::num::NonZeroU64;
 
+use dm_targets::segments::table::Segment;
+use dm_targets::snapshot::table::Snapshot;
 use dm_targets::table::{Table, TargetParams};
+use dm_targets::units::{ChunkSize, Sector, Sectors};
 use serde::{Deserialize, Serialize};
 
 use super::cow::Cow;
 use super::device_ref::DeviceRef;
-use super::known::{KnownDisk, KnownDisks};
+use super::known::{KnownDisk, KnownDisks, Part, is_false};
 use crate::failure::Reason;
 
 /// What the requests of a device do while it has no server.
@@ -63,6 +66,10 @@ pub struct DeviceSpec {
     /// The disks are used although they have other users or hold something else. In a state file:
     /// one of the disks had to be shared with other users, and will be again.
     pub force: bool,
+    /// The disks are opened without a claim, except for a COW or a log: others may use what the
+    /// device does not.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unclaimed: bool,
     /// A mirror starts without legs that cannot be read, as the kernel reads a table line.
     pub degraded: bool,
     /// The index of the mirror's leg that the others are recovered from; `None`: the record of the
@@ -91,7 +98,45 @@ impl DeviceSpec {
         let is_snapshot = matches!(self.table.params, TargetParams::Snapshot(_));
         self.merge.as_ref().filter(|_| is_snapshot)
     }
+
+    /// The parts of a disk that the device uses: what its table says, so that no record can say
+    /// something else. A COW or a log is used as a whole, and of an origin what its snapshots copy.
+    pub fn parts_of(&self, word: &str) -> Vec<Part> {
+        let Table { len, params } = &self.table;
+        let from_start = |disk: &str, len| (disk == word).then_some((Sector(0), len));
+        match params {
+            TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {
+                let Snapshot { origin, cow, chunk_size, .. } = snapshot;
+                let chunk = chunk_size.map_or(1, |size| ChunkSize::sectors(size).0);
+                let copied = Sectors(len.0.next_multiple_of(chunk));
+                let parts = from_start(origin, copied).into_iter();
+                parts.chain(from_start(cow, TO_THE_END)).collect()
+            }
+            TargetParams::SnapshotOrigin { origin } => {
+                from_start(origin, *len).into_iter().collect()
+            }
+            TargetParams::Mirror(mirror) => {
+                let legs = mirror.legs.iter().filter(|leg| leg.device == word);
+                let log = mirror.log_device().and_then(|log| from_start(log, TO_THE_END));
+                legs.map(|leg| (leg.offset, *len)).chain(log).collect()
+            }
+            TargetParams::Linear(_)
+            | TargetParams::Error
+            | TargetParams::Zero
+            | TargetParams::Segments(_) => {
+                let lines = params.segments(*len).unwrap_or_default();
+                let range = |line: &Segment| {
+                    let linear = line.params.linear().filter(|linear| linear.device == word);
+                    linear.map(|linear| (linear.offset, line.len))
+                };
+                lines.iter().filter_map(range).collect()
+            }
+        }
+    }
 }
+
+/// The length of a part that ends with its disk.
+const TO_THE_END: Sectors = Sectors(1 << 54);
 
 /// Why a snapshot's merge is not waited for, continued or changed: it is deferred.
 pub fn not_begun(name: &str) -> Reason {
@@ -146,6 +191,7 @@ impl DeviceSpec {
             table: Table::parse_table(line).unwrap(),
             options,
             force: false,
+            unclaimed: false,
             degraded: false,
             allow_invalid: false,
             source: None,
@@ -196,7 +242,8 @@ pub struct DeviceState {
     /// What identifies its disks; not recorded by earlier versions.
     #[serde(default)]
     pub known: KnownDisks,
-    /// Disks that a message is putting into it: no other device may take them.
+    /// Disks that a message is putting into it, or that its former table had without a claim: no
+    /// other device may take them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub coming: Vec<KnownDisk>,
 }
@@ -217,5 +264,33 @@ impl DeviceState {
     /// The device of the same server that carries its origin.
     pub fn carrier(&self) -> Option<DeviceRef> {
         self.known.values().find_map(|known| known.device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_uses_the_parts_of_its_disks_that_its_table_says() {
+        let parts = |line: &str, word: &str| -> Vec<(u64, u64)> {
+            let parts = DeviceSpec::of_line(line).parts_of(word);
+            parts.into_iter().map(|(start, len)| (start.0, len.0)).collect()
+        };
+        let all = TO_THE_END.0;
+        let lines = "0 8 linear /a 16\n8 4 zero\n12 8 linear /b 0\n20 8 linear /a 64";
+        assert_eq!(parts(lines, "/a"), [(16, 8), (64, 8)]);
+        assert_eq!(parts(lines, "/b"), [(0, 8)]);
+        assert_eq!(parts(lines, "/c"), []);
+        assert_eq!(parts("0 8 linear /a 3", "/a"), [(3, 8)]);
+        let mirror = "0 64 mirror disk 2 /l 16 2 /a 8 /a 128";
+        assert_eq!(parts(mirror, "/a"), [(8, 64), (128, 64)]);
+        assert_eq!(parts(mirror, "/l"), [(0, all)]);
+        assert_eq!(parts("0 63 snapshot-origin /o", "/o"), [(0, 63)]);
+        for target in ["snapshot", "snapshot-merge"] {
+            let line = format!("0 63 {target} /o /c P 16");
+            assert_eq!(parts(&line, "/o"), [(0, 64)], "{line}");
+            assert_eq!(parts(&line, "/c"), [(0, all)], "{line}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dm_targets::units::{Sector, Sectors, overlap};
 use serde::{Deserialize, Serialize};
 
 use super::cow::Which;
@@ -34,6 +35,9 @@ impl Place {
     }
 }
 
+/// A range of a disk: its first sector, and its length.
+pub type Part = (Sector, Sectors);
+
 /// A disk that a device is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownDisk {
@@ -50,6 +54,10 @@ pub struct KnownDisk {
     /// It had other users when it was opened with force; not recorded by earlier versions.
     #[serde(default)]
     pub shared: bool,
+    /// It was opened without a claim (`--shared`), and is again by the next server: it may have
+    /// other users where their parts of it do not overlap. Not recorded by earlier versions.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unclaimed: bool,
     /// It is a device of the same server, which carries the origin that this disk is: it is not
     /// opened. A server that does not know this would wait for itself ([`State`]).
     ///
@@ -70,6 +78,18 @@ impl KnownDisk {
             || other.is_partition_of(self)
     }
 
+    /// Whether a range of this disk and a range of another one share a byte, both in sectors. Where
+    /// a partition is on its disk is not compared.
+    pub fn range_meets(&self, own: Part, other: &KnownDisk, its: Part) -> bool {
+        let place =
+            |disk: &KnownDisk, (start, len): Part| disk.place.part(start.bytes(), len.bytes());
+        if self.place.overlaps(&other.place) {
+            return place(self, own).overlaps(&place(other, its));
+        }
+        let is_part = self.is_partition_of(other) || other.is_partition_of(self);
+        is_part || (self.shares_with(other) || self.place.on.is_empty()) && overlap(own, its)
+    }
+
     /// Whether this is a partition of the other disk by its name, which is that of its disk with
     /// the partition's start. The places of a disk that was attached again do not tell that.
     pub fn is_partition_of(&self, other: &KnownDisk) -> bool {
@@ -77,6 +97,11 @@ impl KnownDisk {
         let rest = part.strip_prefix(disk).filter(|_| !disk.is_empty());
         rest.is_some_and(|rest| rest.starts_with(" start "))
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(super) const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// The disks of a device, by their words in its table. A disk that a server of an earlier version

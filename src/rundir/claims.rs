@@ -2,18 +2,19 @@
 //!
 //! Rule kept here: a disk that the next server of a device needs must not be used for anything
 //! else. A live server claims its disks; for a dead server, and for a device that a server has left
-//! out, only the state file records them. A file and a loop device on it have separate claims; here
-//! they are one disk.
+//! out, only the state file records them. The same holds for a disk that is used without a claim,
+//! and that others may use where their parts do not overlap. A file and a loop device on it have
+//! separate claims; here they are one disk.
 
 use crate::failure::Reason;
-use crate::protocol::{DeviceState, KnownDisk};
+use crate::protocol::{DeviceState, KnownDisk, Part};
 use crate::storage::DiskId;
 
 use super::directory::{RunDir, family_key};
 
 impl RunDir {
     /// The devices of all families but `own` that are made of the disk or a part of it, whether or
-    /// not they still exist in the kernel.
+    /// not they still exist in the kernel; `parts`: what of it is wanted without a claim.
     ///
     /// # Errors
     /// The directory cannot be read, or the state file of a server that is named after the disk.
@@ -23,6 +24,7 @@ impl RunDir {
         own: Option<&str>,
         id: DiskId,
         disk: &KnownDisk,
+        parts: Option<&[Part]>,
     ) -> Result<Vec<DeviceState>, Reason> {
         let keys = self.keys()?;
         let mut found = Vec::new();
@@ -30,7 +32,7 @@ impl RunDir {
             match self.state(key) {
                 Ok(state) => {
                     let devices = state.into_iter().flat_map(|state| state.devices);
-                    found.extend(devices.filter(|device| is_made_of(device, id, disk)));
+                    found.extend(devices.filter(|device| needs(device, id, disk, parts)));
                 }
                 Err(why) if is_named_after(key, id) => {
                     let hint = "remove the file to continue without the devices that it lists";
@@ -71,6 +73,27 @@ pub fn is_made_of(device: &DeviceState, id: DiskId, disk: &KnownDisk) -> bool {
                 || known.number != 0 && known.number == disk.number);
         known.shares_with(disk) || by_number
     })
+}
+
+/// Whether a device needs the disk, or what is wanted of it. A device that has claimed the disk, or
+/// would, needs all of it.
+pub fn needs(device: &DeviceState, id: DiskId, disk: &KnownDisk, parts: Option<&[Part]>) -> bool {
+    let Some(parts) = parts.filter(|_| is_made_of(device, id, disk)) else {
+        return is_made_of(device, id, disk);
+    };
+    let words = device.spec.table.params.devices();
+    let its = |word: &String| Some((word.clone(), device.known.get(word)?));
+    let mut its =
+        words.iter().filter_map(its).filter(|(_, known)| known.shares_with(disk)).peekable();
+    let is_coming = device.coming.iter().any(|known| known.shares_with(disk));
+    // What is known by its number alone has no place that could be compared.
+    is_coming
+        || its.peek().is_none()
+        || its.any(|(word, known)| {
+            let own = device.spec.parts_of(&word);
+            let meets = |part: &Part| own.iter().any(|own| known.range_meets(*own, disk, *part));
+            !known.unclaimed || own.is_empty() || parts.iter().any(meets)
+        })
 }
 
 #[cfg(test)]
@@ -120,7 +143,7 @@ mod tests {
         let line = "0 8 snapshot /o /c P 8";
         let (_dir, rundir) = rundir(vec![device(line, &[("/o", "o"), ("/c", "c"), ("/x", "x")])]);
         let names = |own, on| {
-            let found = rundir.devices_on(own, ID, &known(on)).unwrap();
+            let found = rundir.devices_on(own, ID, &known(on), None).unwrap();
             found.into_iter().map(|device| device.name).collect::<Vec<_>>()
         };
         for on in ["o", "c"] {
@@ -143,11 +166,44 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_without_a_claim_is_needed_in_part() {
+        use dm_targets::units::{Sector, Sectors};
+        let lines = "0 8 linear /a 16\n8 8 linear /a 64";
+        let mut device = device(lines, &[("/a", "a")]);
+        let whole = known("a");
+        let wants = |device: &DeviceState, disk: &KnownDisk, start, len| {
+            needs(device, ID, disk, Some(&[(Sector(start), Sectors(len))]))
+        };
+        assert!(wants(&device, &whole, 100, 8), "it has claimed the disk");
+        device.known.values_mut().for_each(|known| known.unclaimed = true);
+        assert!(needs(&device, ID, &whole, None), "all of the disk is wanted");
+        for (start, len, meets) in
+            [(0, 16, false), (15, 2, true), (24, 40, false), (24, 41, true), (72, 1 << 54, false)]
+        {
+            assert_eq!(wants(&device, &whole, start, len), meets, "{len} sectors from {start}");
+        }
+        // A partition or a loop device begins elsewhere on the same disk.
+        let place = Place { on: "a".to_owned(), start: 16 * 512, end: u64::MAX };
+        let part = KnownDisk { place, ..KnownDisk::default() };
+        assert!(wants(&device, &part, 0, 1) && !wants(&device, &part, 8, 8));
+        assert!(wants(&device, &part, 40, 10) && !wants(&device, &part, 56, 10));
+        // The same name alone is enough; where a partition begins is not known then.
+        let named = |name: &str| KnownDisk { name: name.to_owned(), ..known("b") };
+        device.known.values_mut().for_each(|known| known.name = "serial A".to_owned());
+        assert!(wants(&device, &named("serial A"), 16, 1));
+        assert!(!wants(&device, &named("serial A"), 0, 1));
+        assert!(wants(&device, &named("serial A start 2048"), 0, 1));
+        assert!(!wants(&device, &named("serial B"), 16, 1));
+        device.coming.push(known("a"));
+        assert!(wants(&device, &whole, 0, 1), "it has not left it");
+    }
+
+    #[test]
     fn a_device_of_an_earlier_version_is_found_by_numbers() {
         let (_dir, rundir) = rundir(vec![device("0 8 linear /o 0", &[])]);
-        assert_eq!(rundir.devices_on(None, ID, &known("o")).unwrap().len(), 1);
+        assert_eq!(rundir.devices_on(None, ID, &known("o"), None).unwrap().len(), 1);
         let file = DiskId::File { dev: libc::makedev(8, 0), ino: 3 };
-        assert!(rundir.devices_on(None, file, &known("o")).unwrap().is_empty());
+        assert!(rundir.devices_on(None, file, &known("o"), None).unwrap().is_empty());
     }
 
     #[test]
@@ -162,7 +218,7 @@ mod tests {
         ] {
             let (dir, rundir) = rundir(Vec::new());
             fs::write(dir.path().join(format!("{key}.json")), "{").unwrap();
-            let found = rundir.devices_on(None, ID, &known("o"));
+            let found = rundir.devices_on(None, ID, &known("o"), None);
             assert_eq!(found.is_err(), blocks, "{key}");
             assert!(found.err().is_none_or(|why| why.contains("damaged") && why.contains(key)));
         }

@@ -18,7 +18,7 @@ mod reserved;
 mod server;
 mod state;
 
-pub use claims::is_made_of;
+pub use claims::{is_made_of, needs};
 pub use directory::{RunDir, VARIABLE, family_key};
 pub use lock::FamilyLock;
 pub use reserved::Reserved;

@@ -21,8 +21,10 @@ const VERSION: u32 = 1;
 /// that would open its own waiting device, which never answers.
 const CARRYING: u32 = 2;
 /// The version of a file with a device whose requests fail without a server: a program that did not
-/// know would upgrade its server, and fail them.
-const FAILING: u32 = 3;
+/// know would upgrade its server, and fail them. Or with a disk that is used without a claim, or a
+/// table that asks for that: a server that ignored it would claim the disk, beside users of other
+/// parts.
+const LATER: u32 = 3;
 
 /// What a server leaves for its successor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,8 +46,9 @@ impl State {
     /// The state of this process in this boot.
     pub fn new(boot_id: String, devices: Vec<DeviceState>) -> State {
         let carries = devices.iter().any(|device| device.carrier().is_some());
-        let version = match devices.iter().any(|device| device.spec.options.fails()) {
-            true => FAILING,
+        let is_later = |device: &DeviceState| device.spec.options.fails() || is_unclaimed(device);
+        let version = match devices.iter().any(is_later) {
+            true => LATER,
             false if carries => CARRYING,
             false => VERSION,
         };
@@ -59,10 +62,10 @@ impl State {
     pub fn parse(bytes: &[u8], boot_id: &str) -> Result<Option<State>, String> {
         let damaged = |error: serde_json::Error| format!("damaged: {error}");
         match serde_json::from_slice::<Version>(bytes).map_err(damaged)?.version {
-            Some(VERSION | CARRYING | FAILING) => {}
+            Some(VERSION | CARRYING | LATER) => {}
             Some(version) => {
                 return Err(format!(
-                    "of version {version}; this program reads versions {VERSION} to {FAILING}"
+                    "of version {version}; this program reads versions {VERSION} to {LATER}"
                 ));
             }
             None => {
@@ -75,6 +78,13 @@ impl State {
         let state: State = serde_json::from_slice(bytes).map_err(damaged)?;
         Ok(Some(state).filter(|state| state.boot_id == boot_id))
     }
+}
+
+/// Whether a device uses a disk without a claim, now or with its loaded table.
+fn is_unclaimed(device: &DeviceState) -> bool {
+    let specs = [Some(&device.spec), device.loaded.as_ref()];
+    specs.into_iter().flatten().any(|spec| spec.unclaimed)
+        || device.known.values().any(|known| known.unclaimed)
 }
 
 impl RunDir {
@@ -158,7 +168,40 @@ mod tests {
         };
         assert_eq!(version("0 8 snapshot /o /c P 8", |_| {}), VERSION);
         assert_eq!(version("0 8 snapshot /o /c P 8", carried), CARRYING);
-        assert_eq!(version("0 8 linear /a 0", fails), FAILING);
+        assert_eq!(version("0 8 linear /a 0", fails), LATER);
+    }
+
+    #[test]
+    fn a_file_with_a_disk_without_a_claim_has_a_version_of_its_own() {
+        use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
+        let version = |device: &DeviceState| {
+            let state = State::new("b1".to_owned(), vec![device.clone()]);
+            let bytes = serde_json::to_vec(&state).unwrap();
+            let read = State::parse(&bytes, "b1").unwrap().unwrap();
+            assert_eq!(read.devices, std::slice::from_ref(device));
+            state.version
+        };
+        let mut device = DeviceState {
+            id: 1,
+            cookie: 2,
+            name: "l".to_owned(),
+            disks: Vec::new(),
+            spec: DeviceSpec::of_line("0 8 linear /a 0"),
+            suspended: false,
+            loaded: None,
+            cow: None,
+            lost: false,
+            known: KnownDisks::default(),
+            coming: Vec::new(),
+        };
+        assert_eq!(version(&device), VERSION);
+        let spec = DeviceSpec { unclaimed: true, ..device.spec.clone() };
+        device.loaded = Some(spec);
+        assert_eq!(version(&device), LATER);
+        device.loaded = None;
+        let known = KnownDisk { unclaimed: true, ..KnownDisk::default() };
+        device.known.insert("/a".to_owned(), known);
+        assert_eq!(version(&device), LATER);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! claimed them, or a server has claimed the same bytes under another name.
 
 use crate::failure::Failure;
-use crate::protocol::{DeviceState, KnownDisk};
+use crate::protocol::{DeviceState, KnownDisk, Part};
 use crate::rundir::RunDir;
 use crate::storage::{self, DiskId, OpenDisk, OpenError, OpenErrorKind};
 use crate::ublk::{Control, DeviceState as State, device};
@@ -19,15 +19,16 @@ pub fn known_as(known: storage::Known) -> KnownDisk {
 }
 
 /// Why a disk must not be used, by a command that has no family or by a server whose family is
-/// `own`.
+/// `own`; `parts`: what of it is wanted without a claim.
 pub fn claimed(
     rundir: &RunDir,
     own: Option<&str>,
     id: DiskId,
     disk: &KnownDisk,
+    parts: Option<&[Part]>,
 ) -> Option<OpenErrorKind> {
-    match rundir.devices_on(own, id, disk) {
-        Ok(devices) => devices.iter().find_map(holds),
+    match rundir.devices_on(own, id, disk, parts) {
+        Ok(devices) => devices.iter().find_map(|device| holds(device, parts.is_some())),
         Err(why) => Some(OpenErrorKind::Unclear { why }),
     }
 }
@@ -37,20 +38,25 @@ pub fn claimed(
 /// # Errors
 /// The disk belongs to a device.
 pub fn refuse_claimed(rundir: &RunDir, disk: &OpenDisk) -> Result<(), OpenError> {
-    let kind = claimed(rundir, None, disk.id, &known(disk));
+    let kind = claimed(rundir, None, disk.id, &known(disk), None);
     kind.map_or(Ok(()), |kind| Err(OpenError { path: disk.path.clone(), kind }))
 }
 
 /// How a device holds its disks; `None` if the device is gone. A device that the kernel cannot be
-/// asked about may exist.
-fn holds(device: &DeviceState) -> Option<OpenErrorKind> {
+/// asked about may exist. `in_part`: a part of a disk was wanted.
+fn holds(device: &DeviceState, in_part: bool) -> Option<OpenErrorKind> {
     let (id, name) = (device.id, device.name.clone());
     let found = Control::open().map_err(Failure::from);
     let found = found.and_then(|mut control| device::ours(&mut control, id, device.cookie));
     match found.ok().map(|info| info.map(|info| info.state)) {
         Some(None) => None,
         Some(Some(State::Live)) => {
-            let by = format!("a disk of {name} (/dev/ublkb{id}), under this name or another");
+            let how = match (device.known.values().any(|known| known.unclaimed), in_part) {
+                (true, true) => "which uses some of the same sectors",
+                (true, false) => "which shares it: use --shared as well, for other sectors",
+                (false, _) => "under this name or another",
+            };
+            let by = format!("a disk of {name} (/dev/ublkb{id}), {how}");
             Some(OpenErrorKind::Busy { by: Some(by) })
         }
         _ => Some(OpenErrorKind::Awaited { name, id }),

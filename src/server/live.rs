@@ -24,7 +24,7 @@ use super::upgrade::is_broken;
 use super::users;
 use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::{Failure, Reason};
-use crate::protocol::{DeviceOptions, DeviceState, KnownDisk};
+use crate::protocol::{DeviceOptions, DeviceState, KnownDisk, Part};
 use crate::rundir::journal::{self, FileJournal};
 use crate::rundir::{RunDir, family_key};
 use crate::storage::silent;
@@ -255,8 +255,13 @@ impl Machine for Live {
         silent::silent(disks)
     }
 
-    fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
-        claims::claimed(&self.files.rundir, Some(&self.files.key), id, disk)
+    fn claimed(
+        &self,
+        id: DiskId,
+        disk: &KnownDisk,
+        parts: Option<&[Part]>,
+    ) -> Option<OpenErrorKind> {
+        claims::claimed(&self.files.rundir, Some(&self.files.key), id, disk, parts)
     }
 
     fn new_store_id(&self) -> Result<StoreId, Reason> {

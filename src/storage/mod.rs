@@ -1,6 +1,7 @@
 //! Disks before a target uses them: opened, claimed, measured, and searched for signatures.
 
 mod below;
+mod beside;
 mod busy;
 pub mod content;
 mod error;

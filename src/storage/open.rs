@@ -4,7 +4,8 @@
 //!
 //! - A disk that a target will write is claimed, so that neither a mount nor a second server can
 //!   use it: `O_EXCL` for a block device, a lock on the open file for a regular file. Both end with
-//!   the descriptor.
+//!   the descriptor. One that is to be shared is not ([`Claim::Beside`]), and neither is it taken
+//!   from a user who has claimed all of it.
 //! - Opening changes nothing: no byte, no size, no allocation. Whether a file supports hole
 //!   punching is known from its file system, not tried.
 //! - I/O bypasses the page cache (`O_DIRECT`); a file whose file system refuses that is opened
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::DiskId;
+use super::beside::refuse_other_claim;
 use super::busy::{other_user_of, user_of};
 use super::error::{OpenError, OpenErrorKind};
 use super::identity::{disk_name, number_in_boot};
@@ -50,6 +52,9 @@ pub enum Claim {
     Exclusive,
     /// The disk may have other users: no claim is made, and other claims are ignored.
     Shared,
+    /// No claim is made, and the only other users are device-mapper's devices, which may use other
+    /// parts of the disk, and those that make no claim either.
+    Beside,
 }
 
 /// An open disk. Dropping it releases the claim once no duplicate of the descriptor is left.
@@ -229,6 +234,9 @@ fn open_file(
         }
         _ => OpenErrorKind::of_io(error),
     })?;
+    if claim == Claim::Beside {
+        refuse_other_claim(&file, id)?;
+    }
     if is_file && claim == Claim::Exclusive {
         sys::lock(&file, access == Access::ReadWrite).map_err(|error| {
             match error.raw_os_error() {

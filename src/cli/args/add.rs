@@ -25,7 +25,7 @@ impl Add {
 pub struct Created {
     /// Take the name only: `load` gives the device its table, and `resume` makes it and prints its
     /// path. Until then it has no size, no /dev/ublkbN and no server
-    #[arg(long, conflicts_with_all = ["table", "file", "force", "source"])]
+    #[arg(long, conflicts_with_all = ["table", "file", "force", "shared", "source"])]
     pub notable: bool,
     /// The N of /dev/ublkbN [default: the first free one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_ID))]
@@ -51,6 +51,11 @@ pub struct Loaded {
     /// continues. With `load`: also leave a mirror for a leg that is not in sync or has failed
     #[arg(long)]
     pub force: bool,
+    /// Do not claim the disks: device-mapper, and devices of other servers that have this flag, may
+    /// use other parts of them. Refused where the parts of two devices overlap, and for a disk that
+    /// is mounted, swap, or claimed by anybody else. A COW or a log is claimed nevertheless
+    #[arg(long)]
+    pub shared: bool,
     /// For a mirror: the leg to recover the others from
     /// [default: the first one that is not known to have failed]
     #[arg(long, value_name = "DEV")]
@@ -197,6 +202,11 @@ pub struct Common {
     /// continues
     #[arg(long)]
     pub force: bool,
+    /// Do not claim the disks: device-mapper, and devices of other servers that have this flag, may
+    /// use other parts of them. Refused where the parts of two devices overlap, and for a disk that
+    /// is mounted, swap, or claimed by anybody else. A COW or a log is claimed nevertheless
+    #[arg(long)]
+    pub shared: bool,
 }
 
 impl Common {
@@ -218,6 +228,7 @@ impl Common {
             no_recovery: false,
             on_server_death: OnServerDeath::Wait,
             force: false,
+            shared: false,
         }
     }
 }

@@ -35,7 +35,7 @@ fn find(path: &Path) -> Result<DiskId, ()> {
 }
 
 fn key(states: &[(&str, Option<State>)], minor: u32) -> String {
-    key_among(states, &format!("mirror-block-7-{minor}"), disk(minor), find)
+    key_among(states, &format!("mirror-block-7-{minor}"), disk(minor), find, |_| true)
 }
 
 #[test]
@@ -66,6 +66,23 @@ fn a_disk_that_a_mirror_no_longer_has_is_free_for_another() {
     // The family of another disk does not count, although its name starts the same.
     let other = ("mirror-block-7-11", state(vec![mirror("m", [1, 2], &[1, 2])]));
     assert_eq!(key(&[other], 1), "mirror-block-7-1");
+}
+
+#[test]
+fn a_mirror_beside_another_one_has_a_server_of_its_own() {
+    let states = [("mirror-block-7-1", state(vec![mirror("m", [1, 2], &[1, 2])]))];
+    let beside = |table: &Table| {
+        let joins = |state: &State| takes_another(state, table);
+        key_among(&states, "mirror-block-7-1", disk(1), find, joins)
+    };
+    assert_eq!(beside(&mirror("n", [1, 2], &[]).spec.table), "mirror-block-7-1-2");
+    let linear = DeviceSpec::of_line("0 64 linear /d/1 64").table;
+    assert_eq!(beside(&linear), "mirror-block-7-1-2");
+    let spec = DeviceSpec::of_line("0 64 linear /d/1 0");
+    let lines = DeviceState { spec, ..mirror("l", [1, 2], &[1]) };
+    let lines = state(vec![lines]).unwrap();
+    assert!(takes_another(&lines, &linear));
+    assert!(!takes_another(&lines, &mirror("n", [1, 2], &[]).spec.table));
 }
 
 #[test]
@@ -105,7 +122,7 @@ fn an_origin_is_where_its_table_is() {
     assert_eq!(of_origin(&[loaded, own]), "block-7-1", "it has devices");
     // And ranges where an origin was.
     let states = [("block-7-1", on("0 64 linear /d/1 0", &[1]))];
-    let of_lines = |base: &str| key_among(&states, base, disk(1), find);
+    let of_lines = |base: &str| key_among(&states, base, disk(1), find, |_| true);
     assert_eq!(of_lines("linear-block-7-1"), "block-7-1");
     assert_eq!(of_lines("mirror-block-7-1"), "mirror-block-7-1", "a mirror is alone");
 }
@@ -121,7 +138,8 @@ fn a_mirror_is_its_commands_own_after_its_legs_were_changed() {
     let own = |base: &str, name: &str, legs: [u32; 2]| {
         let states = [("mirror-block-7-1", state(vec![mirror("m", [3, 2], &[1, 2, 3])]))];
         let wanted = mirror(name, legs, &[]).spec.table;
-        let wanted = Wanted { table: &wanted, name: Some(name), own_name: Some(name) };
+        let (name, in_part) = (Some(name), false);
+        let wanted = Wanted { table: &wanted, in_part, name, own_name: name };
         own_among(&states, &wanted, base).map(|(key, _)| key.to_owned())
     };
     let family = Some("mirror-block-7-1".to_owned());

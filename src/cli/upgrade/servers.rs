@@ -205,7 +205,9 @@ fn wait_until_left(devices: &[DeviceState]) -> Result<(), Reason> {
 /// Disks that are shared with other users never come to that.
 fn wait_until_closed(devices: &[DeviceState]) {
     let words = devices.iter().flat_map(|device| {
-        let is_shared = |word: &String| device.known.get(word).is_some_and(|known| known.shared);
+        let is_shared = |word: &String| {
+            device.known.get(word).is_some_and(|known| known.shared || known.unclaimed)
+        };
         device.opened().into_iter().filter(move |word| !is_shared(word))
     });
     let end = Instant::now() + CLOSING_LIMIT;

@@ -164,6 +164,7 @@ impl<M: Machine> Administrator<M> {
                 loaded: None,
                 cow,
                 coming: None,
+                leaving: Vec::new(),
             },
         );
         target

@@ -108,6 +108,8 @@ pub struct Device {
     pub cow: Option<Cow>,
     /// The disk of a leg that a message is putting into a mirror.
     pub coming: Option<KnownDisk>,
+    /// Disks that its old table has without a claim, until the new one is in place.
+    pub leaving: Vec<KnownDisk>,
 }
 
 #[cfg(test)]
@@ -138,6 +140,7 @@ impl Device {
             loaded: None,
             cow: None,
             coming: None,
+            leaving: Vec::new(),
         }
     }
 }
@@ -168,7 +171,7 @@ impl Device {
             suspended: self.suspended,
             loaded: self.loaded.clone(),
             cow: self.cow.clone(),
-            coming: self.coming.iter().cloned().collect(),
+            coming: self.coming.iter().chain(&self.leaving).cloned().collect(),
             ..state_of(&self.info, &self.name, &self.deps, &self.spec)
         }
     }

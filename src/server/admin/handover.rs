@@ -48,6 +48,7 @@ impl<M: Machine> Administrator<M> {
                 snapshot.hand_over(on_full);
             }
         })?;
+        self.has_left(id);
         Ok(lost)
     }
 

@@ -19,7 +19,7 @@ use dm_targets::units::{Sector, Sectors};
 use super::held::Held;
 pub use super::thread::{Thread, ThreadHandle};
 use crate::failure::Reason;
-use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk, Place, Which};
+use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk, Part, Place, Which};
 use crate::rundir::departed::Departure;
 use crate::storage::signature::Signature;
 use crate::storage::{Access, Claim, DiskId, Ground, Limits, OpenError, OpenErrorKind};
@@ -321,7 +321,7 @@ pub trait Machine: 'static {
     /// # Errors
     /// It is in use, or its use cannot be determined.
     fn not_in_use(&self, id: u32) -> Result<(), Reason>;
-    /// Refuses a device that is in use, or that a process has open.
+    /// The same for a device that a process has open.
     ///
     /// # Errors
     /// It is, or that cannot be determined.
@@ -365,8 +365,13 @@ pub trait Machine: 'static {
     /// them.
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String>;
     /// Why a disk must not be used: a device of another family uses it or a part of it, and has
-    /// another name for it or no server.
-    fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind>;
+    /// another name for it, no server, or no claim. `parts`: what is wanted of it without a claim.
+    fn claimed(
+        &self,
+        id: DiskId,
+        disk: &KnownDisk,
+        parts: Option<&[Part]>,
+    ) -> Option<OpenErrorKind>;
     /// A new, unique store id.
     ///
     /// # Errors

@@ -130,6 +130,7 @@ impl<M: Machine> Administrator<M> {
             }
             log::warn!("/dev/ublkb{id}: its disk answers again, its table is in place: resume it");
             later.iter().for_each(|cow| admin.forget_departure(cow));
+            admin.has_left(id);
             if let Some(entry) = admin.devices.get_mut(&id) {
                 entry.loaded = None;
             }
@@ -138,6 +139,7 @@ impl<M: Machine> Administrator<M> {
         let put = self.wait_for(Errand::on(id, "resume"), job, then);
         match (put.and_then(|put| Ok(put?)), cow) {
             (Ok(()), cow) => {
+                self.has_left(id);
                 cow.iter().for_each(|cow| self.forget_departure(cow));
                 Ok(())
             }

@@ -30,6 +30,7 @@ mod new_device;
 mod not_started;
 mod notes;
 mod orphans;
+mod recorded;
 mod recover;
 mod replace;
 mod resize;

@@ -56,6 +56,18 @@ pub enum Mutant {
     OverlapUnseen,
     /// The second device on a disk has a handle of its own, without a claim.
     BesideUnclaimed,
+    /// Parts of a disk are not compared with those of other families.
+    PartsUncompared,
+    /// A device grows into a part of a disk that another family has.
+    GrownIntoPart,
+    /// The part that a device's old table has is free before the new target is in place.
+    PartsLeftAtOnce,
+    /// The next server claims a disk that others use as well.
+    UnclaimedForgotten,
+    /// A disk is shared with a mounted file system.
+    BesideMounted,
+    /// A device without `--shared` joins one that shares its disk.
+    BesideUnasked,
     /// A device is deleted under its snapshots.
     CarrierEnds,
     /// A command waits for what a suspended device holds.
@@ -264,6 +276,16 @@ impl Mutant {
     /// The mutants of such a device that becomes a mirror, and of a mirror that becomes one.
     pub const OF_MOVES: [Mutant; 3] =
         [Mutant::LegWithDataForgotten, Mutant::LeftUnjudged, Mutant::BegunUnrecorded];
+
+    /// The mutants of disks that are used without a claim.
+    pub const OF_PARTS: [Mutant; 6] = [
+        Mutant::PartsUncompared,
+        Mutant::GrownIntoPart,
+        Mutant::PartsLeftAtOnce,
+        Mutant::UnclaimedForgotten,
+        Mutant::BesideMounted,
+        Mutant::BesideUnasked,
+    ];
 
     /// The mutants that need two commands at the same moment.
     pub const OF_HASTE: [Mutant; 2] = [Mutant::ForcedCowShared, Mutant::LegUnannounced];

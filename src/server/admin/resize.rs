@@ -16,7 +16,7 @@ use dm_targets::table::TargetParams;
 use dm_targets::units::Sectors;
 
 use super::devices::{Device, no_device};
-use super::machine::{Machine, Thread};
+use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
@@ -65,12 +65,9 @@ impl<M: Machine> Administrator<M> {
         self.refuse_content_behind(id, before, len)?;
         self.prepare_length(id, len)?;
         let late = mutant::is(Mutant::GrownUnrecorded);
-        self.set_length(id, len);
-        if let Err(why) = if late { Ok(()) } else { self.record(None) } {
+        self.record_length(id, len, late).inspect_err(|_| {
             self.cut_target(id, before);
-            self.set_length(id, before);
-            return Err(why.context("its new size cannot be recorded"));
-        }
+        })?;
         self.give_length(id, before, len)?;
         if late { self.record(None) } else { Ok(()) }
     }
@@ -166,12 +163,14 @@ impl<M: Machine> Administrator<M> {
 
     /// Whether other devices or programs may use what is behind the end of a device.
     fn shares_disks(&self, device: &Device) -> bool {
+        let in_part = device.deps.disks().any(|(.., known)| known.unclaimed);
         if !matches!(device.spec.table.params, TargetParams::Linear(_) | TargetParams::Mirror(_)) {
-            return false;
+            return in_part;
         }
         let id = device.info.id;
         let others = || self.devices.values().filter(move |other| other.info.id != id);
-        device.spec.force
+        in_part
+            || device.spec.force
             || device
                 .deps
                 .disks()
@@ -277,6 +276,27 @@ impl<M: Machine> Administrator<M> {
         if let Err(why) = set.and_then(|set| set.map_err(Reason::from)) {
             log::error!("/dev/ublkb{id}: its target is longer than the device: {why}");
         }
+    }
+
+    /// Records a device's new length. What it grows by on a disk that is not claimed must be no
+    /// other family's, which is looked at while the run directory is locked.
+    fn record_length(&mut self, id: u32, len: Sectors, late: bool) -> Result<(), Reason> {
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let (before, deps, mut spec) =
+            (entry.spec.table.len, entry.deps.clone(), entry.spec.clone());
+        spec.table.len = len;
+        let is_unclaimed = deps.disks().any(|(.., known)| known.unclaimed);
+        let unasked = mutant::is(Mutant::GrownIntoPart);
+        let directory = is_unclaimed.then(|| self.machine.records().lock()).transpose()?;
+        if directory.is_some() && !unasked {
+            self.refuse_claimed(&deps, &spec)?;
+        }
+        self.set_length(id, len);
+        let recorded = if late { Ok(()) } else { self.record(None) };
+        recorded.map_err(|why| {
+            self.set_length(id, before);
+            why.context("its new size cannot be recorded")
+        })
     }
 
     fn set_length(&mut self, id: u32, len: Sectors) {

@@ -7,7 +7,7 @@ use dm_targets::mirror::leg_state::Past;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
-use super::devices::{Deps, Device, no_device, ranges_of};
+use super::devices::{Device, no_device, ranges_of};
 use super::handover;
 use super::held::Held;
 use super::machine::{Machine, Records, Thread};
@@ -348,6 +348,7 @@ impl<M: Machine> Administrator<M> {
                 return log::error!("/dev/ublkb{id}: its disk answers again, but {why}");
             }
             log::warn!("/dev/ublkb{id}: its disk answers again, its table is in place: resume it");
+            admin.has_left(id);
             if let Some(entry) = admin.devices.get_mut(&id).filter(|_| loaded) {
                 entry.loaded = None;
                 if ranges_of(&entry.spec.table).is_some() {
@@ -358,39 +359,8 @@ impl<M: Machine> Administrator<M> {
                 log::error!("/dev/ublkb{id}: {why}");
             }
         };
-        Ok(self.wait_for(Errand::on(id, "resume"), job, then)??)
-    }
-
-    /// Records the device's new table: the next server must not open the disks of the old one. A
-    /// failure to record a restored table is only logged.
-    pub(super) fn record_table(
-        &mut self,
-        id: u32,
-        deps: Deps,
-        spec: DeviceSpec,
-        again: bool,
-    ) -> Result<(), Reason> {
-        let directory = (!again).then(|| self.machine.records().lock()).transpose()?;
-        if directory.is_some() {
-            self.refuse_claimed(&deps, &spec)?;
-            self.refuse_renumbered(&spec.table.params.devices(), &spec.named)?;
-        }
-        let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
-        let old =
-            (std::mem::replace(&mut entry.deps, deps), std::mem::replace(&mut entry.spec, spec));
-        match self.record(None) {
-            Err(why) if !again => {
-                if let Some(entry) = self.devices.get_mut(&id) {
-                    (entry.deps, entry.spec) = old;
-                }
-                return Err(why.context("the table cannot be recorded"));
-            }
-            Err(why) => log::error!(
-                "the old table is restored, but the state file may still contain the new one: {why}"
-            ),
-            Ok(()) => {}
-        }
-        self.publish();
+        self.wait_for(Errand::on(id, "resume"), job, then)??;
+        self.has_left(id);
         Ok(())
     }
 }

@@ -18,10 +18,10 @@ use super::kernel::{Control, Kernel, Pending};
 use super::open::{Hold, SimOpen, id_of};
 use super::process::{pass_to, spawn_pass};
 use super::records::{Directory, RecordsOfCow};
-use super::site::Site;
+use super::site::{Other, Site};
 use super::thread::{SimHandle, SimThread};
 use crate::failure::Reason;
-use crate::protocol::{DeviceOptions, KnownDisk, Place};
+use crate::protocol::{DeviceOptions, KnownDisk, Part, Place};
 use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, Removed, Waited};
 use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
@@ -328,8 +328,14 @@ impl Machine for SimMachine {
             self.site.fault.borrow_mut().get_or_insert(what);
             return Err(fail(OpenErrorKind::Missing));
         }
-        let exclusive = claim == Claim::Exclusive;
-        let held = if exclusive { found.claim.claim(self.pid) } else { Some(Hold(None)) };
+        let other = found.other.get();
+        let claimed = found.claim.get().is_some();
+        let held = match claim {
+            Claim::Exclusive if other.is_none() => found.claim.claim(self.pid),
+            Claim::Shared => Some(Hold(None)),
+            Claim::Beside if !claimed && other != Some(Other::Mounted) => Some(Hold(None)),
+            Claim::Exclusive | Claim::Beside => None,
+        };
         let hold = held.ok_or_else(|| fail(OpenErrorKind::Busy { by: None }))?;
         Ok(SimOpen::of(found, slot, self.site.place(slot), access, hold))
     }
@@ -345,8 +351,13 @@ impl Machine for SimMachine {
         disks.iter().filter(hangs).cloned().collect()
     }
 
-    fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
-        self.site.claimed(&self.directory, id, disk)
+    fn claimed(
+        &self,
+        id: DiskId,
+        disk: &KnownDisk,
+        parts: Option<&[Part]>,
+    ) -> Option<OpenErrorKind> {
+        self.site.claimed(&self.directory, (id, disk), parts)
     }
 
     fn new_store_id(&self) -> Result<StoreId, Reason> {

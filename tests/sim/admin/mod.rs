@@ -55,6 +55,7 @@ mod named;
 mod not_started;
 mod open;
 mod orphan;
+mod parts;
 mod process;
 mod ranges;
 mod records;

@@ -18,8 +18,8 @@ use super::kernel::Kernel;
 use super::open::Claimant;
 use super::records::{Directory, Files, Shared};
 use crate::failure::Reason;
-use crate::protocol::KnownDisk;
-use crate::rundir::is_made_of;
+use crate::protocol::{KnownDisk, Part};
+use crate::rundir::needs;
 use crate::storage::{DiskId, OpenErrorKind};
 use crate::ublk::device::{BLOCK_PATH, is_ours};
 
@@ -50,6 +50,17 @@ pub struct Slot {
     pub hangs_after: Cell<Option<u32>>,
     /// Claimed exclusively by that process.
     pub claim: Arc<Claimant>,
+    /// Who else has it, that is no process here.
+    pub other: Cell<Option<Other>>,
+}
+
+/// A user of a disk that is no server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Other {
+    /// A table of device-mapper.
+    Mapped,
+    /// A file system, or swap.
+    Mounted,
 }
 
 /// What stands at the path of a disk.
@@ -102,6 +113,7 @@ impl Site {
             aside: RefCell::default(),
             hangs_after: Cell::new(None),
             claim: Arc::default(),
+            other: Cell::new(None),
         };
         let disks = (FIRST_NUMBER..).zip(disks).map(slot).collect();
         Rc::new(Site {
@@ -136,10 +148,15 @@ impl Site {
     }
 
     /// Why a family must not take a disk: a device of another one is made of it.
-    pub fn claimed(&self, own: &Directory, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
+    pub fn claimed(
+        &self,
+        own: &Directory,
+        (id, disk): (DiskId, &KnownDisk),
+        parts: Option<&[Part]>,
+    ) -> Option<OpenErrorKind> {
         let kernel = self.kernel.borrow();
         let beside = own.devices_beside().into_iter();
-        beside.filter(|device| is_made_of(device, id, disk)).find_map(|device| {
+        beside.filter(|device| needs(device, id, disk, parts)).find_map(|device| {
             let there = kernel.devices.get(&device.id)?;
             let is_there = is_ours(&there.info, device.cookie);
             let (name, id) = (device.name, device.id);

@@ -59,6 +59,7 @@ impl Town {
                 on_server_death: OnServerDeath::Wait,
             },
             force: false,
+            unclaimed: false,
             degraded: false,
             source: None,
             other_origin: false,

@@ -63,6 +63,7 @@ mod races;
 mod reattached;
 mod resize;
 mod scale;
+mod shared;
 mod stack_named;
 mod stack_tables;
 mod stacks;
@@ -126,6 +127,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     reattached::cases,
     claims::cases,
     stack_named::cases,
+    shared::cases,
     stack_tables::cases,
     stacks::cases,
     stands::cases,

@@ -4,8 +4,8 @@ use dm_targets::table::TargetParams;
 use dm_targets::units::{Sector, Sectors};
 
 use crate::failure::{Failure, Reason};
-use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
-use crate::rundir::is_made_of;
+use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks, Part};
+use crate::rundir::needs;
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk};
 use crate::server::admin::mutant::{self, Mutant};
@@ -24,11 +24,24 @@ pub(super) enum Sharing {
     /// An earlier server shared the disk; for a disk below two devices of a family, the order of
     /// opening must not matter.
     Always,
+    /// Shared without a claim, with users who have not claimed all of it.
+    Beside,
+    /// The same, but by force also with others.
+    BesideIfBusy,
 }
 
 impl Sharing {
-    /// The meaning of a device's `force`; `again`: the device exists already.
-    pub(super) fn of(force: bool, again: bool) -> Sharing {
+    /// The meaning of a device's flags; `again`: the device exists already.
+    pub(super) fn of(spec: &DeviceSpec, again: bool) -> Sharing {
+        match (spec.force, again) {
+            (false, false) if spec.unclaimed => Sharing::Beside,
+            (true, false) if spec.unclaimed => Sharing::BesideIfBusy,
+            (force, again) => Sharing::of_sole(force, again),
+        }
+    }
+
+    /// The same for a disk that is not used in part.
+    pub(super) fn of_sole(force: bool, again: bool) -> Sharing {
         match (force, again) {
             (false, false) => Sharing::Never,
             (false, true) => Sharing::Own,
@@ -41,10 +54,21 @@ impl Sharing {
     /// those that had other users are shared again. If none is known to have had any, the server
     /// before was one that did not record that, and each is shared.
     pub(super) fn of_one(self, word: &str, again: Option<&KnownDisks>) -> Sharing {
+        let was = again.and_then(|known| known.get(word));
+        if was.is_some_and(|was| was.unclaimed && !was.shared) {
+            return Sharing::Beside;
+        }
         let recorded = again.filter(|known| known.values().any(|disk| disk.shared));
         let is_own = recorded.and_then(|known| known.get(word)).is_some_and(|disk| !disk.shared);
         let is_own = is_own && !mutant::is(Mutant::OwnDiskUnclaimed);
         if self == Sharing::Always && is_own { Sharing::Own } else { self }
+    }
+
+    /// Whether a disk that is opened like this is not claimed because the user wants that.
+    pub(super) fn is_unclaimed(self, word: &str, again: Option<&KnownDisks>) -> bool {
+        let was = again.and_then(|known| known.get(word)).is_some_and(|was| was.unclaimed);
+        let is_asked = matches!(self, Sharing::Beside | Sharing::BesideIfBusy) || was;
+        is_asked && !mutant::is(Mutant::UnclaimedForgotten)
     }
 }
 
@@ -77,6 +101,12 @@ impl<M: Machine> Administrator<M> {
             Sharing::Never => Ok((self.open_unclaimed(path, access)?, false)),
             Sharing::Own => open(Claim::Exclusive),
             Sharing::Always => open(Claim::Shared),
+            Sharing::Beside if mutant::is(Mutant::BesideMounted) => open(Claim::Shared),
+            Sharing::Beside => Ok((self.machine.open(path, access, Claim::Beside)?, false)),
+            Sharing::BesideIfBusy => match self.machine.open(path, access, Claim::Beside) {
+                Err(error) if is_others(&error) => open(Claim::Shared),
+                other => other.map(|disk| (disk, false)),
+            },
             Sharing::IfBusy => match self.open_unclaimed(path, access) {
                 Err(error) if is_others(&error) => open(Claim::Shared),
                 other => other.map(|disk| (disk, false)),
@@ -84,38 +114,64 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
+    /// Whether a disk that is shared by force without a claim has other users: devices of other
+    /// families on the same parts of it.
+    pub(super) fn is_forced(
+        &self,
+        path: &str,
+        disk: &M::Open,
+        sharing: Sharing,
+        spec: &DeviceSpec,
+    ) -> bool {
+        let parts = spec.parts_of(path);
+        sharing == Sharing::BesideIfBusy
+            && self.claimed(disk.id(), &self.known_disk(disk), Some(&parts)).is_some()
+    }
+
     /// Opens a disk that has no other user and that no device of another family stands on.
     fn open_unclaimed(&self, path: &str, access: Access) -> Result<M::Open, OpenError> {
         let disk = self.machine.open(path, access, Claim::Exclusive)?;
-        match self.claimed(disk.id(), &self.known_disk(&disk)) {
+        match self.claimed(disk.id(), &self.known_disk(&disk), None) {
             Some(kind) => Err(OpenError { path: path.into(), kind }),
             None => Ok(disk),
         }
     }
 
     /// How another family holds a disk, whether it has a server or not; or a device of this family
-    /// that waits for a server.
-    fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
-        let held = self.machine.claimed(id, disk).or_else(|| self.awaited(id, disk));
+    /// that waits for a server. `parts`: what of it is wanted without a claim.
+    fn claimed(
+        &self,
+        id: DiskId,
+        disk: &KnownDisk,
+        parts: Option<&[Part]>,
+    ) -> Option<OpenErrorKind> {
+        let held = self.machine.claimed(id, disk, parts);
+        let held = held.or_else(|| self.awaited(id, disk, parts));
         held.filter(|_| !mutant::is(Mutant::WaitingDisksFree))
     }
 
     /// The left-out device that is made of a disk. An origin and its snapshots share a disk, and
     /// their COWs are refused where they are opened.
-    fn awaited(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
+    fn awaited(
+        &self,
+        id: DiskId,
+        disk: &KnownDisk,
+        parts: Option<&[Part]>,
+    ) -> Option<OpenErrorKind> {
         let shares = |params: &TargetParams| {
             use TargetParams::{Snapshot, SnapshotMerge, SnapshotOrigin};
             matches!(params, Snapshot(_) | SnapshotMerge(_) | SnapshotOrigin { .. })
         };
         let devices = self.left_out.values().map(|left| &left.device);
         let mut alone = devices.filter(|device| !shares(&device.spec.table.params));
-        let device = alone.find(|device| is_made_of(device, id, disk))?;
+        let device = alone.find(|device| needs(device, id, disk, parts))?;
         Some(OpenErrorKind::Awaited { name: device.name.clone(), id: device.id })
     }
 
     /// Refuses a new device's disks that another family has claimed since they were opened. Called
     /// while the run directory is locked: of two concurrent commands one sees the other. With force
-    /// the other devices of a disk do not matter, unless a store or a log would be on it.
+    /// the other devices of a disk do not matter, unless a store or a log would be on it. A disk of
+    /// this family is its own, unless it is not claimed: then other families may have parts of it.
     pub(in crate::server::admin) fn refuse_claimed(
         &self,
         deps: &Deps,
@@ -124,9 +180,16 @@ impl<M: Machine> Administrator<M> {
         let is_own = |id| self.devices.values().any(|device| device.deps.has(id));
         let sole = sole_disk(&spec.table.params).filter(|_| !mutant::is(Mutant::ForcedCowShared));
         let asked = |word: &str| !spec.force || sole == Some(word);
-        let mut new = deps.disks().filter(|(word, id, _)| asked(word) && !is_own(*id));
+        let mut new = deps.disks().filter(|(word, ..)| asked(word));
         let claimed = new.find_map(|(word, id, known)| {
-            let kind = self.claimed(id, known)?;
+            let parts = Some(spec.parts_of(word)).filter(|parts| !parts.is_empty());
+            let parts = parts.filter(|_| known.unclaimed);
+            let kind = match (is_own(id), &parts) {
+                (true, None) => return None,
+                (_, Some(_)) if mutant::is(Mutant::PartsUncompared) => return None,
+                (true, Some(_)) => self.machine.claimed(id, known, parts.as_deref())?,
+                (false, _) => self.claimed(id, known, parts.as_deref())?,
+            };
             Some(OpenError { path: word.into(), kind }.into())
         });
         claimed.map_or(Ok(()), Err)

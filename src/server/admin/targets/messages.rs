@@ -208,7 +208,11 @@ impl<M: Machine> Administrator<M> {
         let old = mirror.zip(leg.claimed_by).and_then(|(mirror, at)| mirror.legs.get(at));
         let known = old.and_then(|old| self.known_of(id, &old.device));
         let shared = known.is_some_and(|known| known.shared);
-        (leg.disk.id(), KnownDisk { shared, ..self.known_disk(&leg.disk) })
+        // A disk that the mirror has without a claim is opened like that by the next server.
+        let entry = self.devices.get(&id);
+        let own = entry.and_then(|entry| entry.deps.of(leg.disk.id()));
+        let unclaimed = own.is_some_and(|own| own.unclaimed);
+        (leg.disk.id(), KnownDisk { shared, unclaimed, ..self.known_disk(&leg.disk) })
     }
 
     /// Records changed legs for `list`, `table` and the next server.

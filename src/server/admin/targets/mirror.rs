@@ -16,9 +16,10 @@ use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
 use super::content::refuse_other;
-use super::disks::{Sharing, check_range, discard_of};
+use super::disks::{Sharing, discard_of};
 use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identities, identity_of_log, renamed, with_names_of_today};
+use super::leg_ranges::{check_ranges, check_region};
 use super::leg_record::LegRecorder;
 use super::named_source::{note_of_log, refuse_stale_source};
 use super::own_legs::parts_of;
@@ -44,6 +45,8 @@ struct Disks<D> {
     log: Option<D>,
     /// The legs that have other users, by their words.
     shared: BTreeSet<String>,
+    /// The legs that are not claimed, by their words.
+    unclaimed: BTreeSet<String>,
     /// Length of the device.
     len: Sectors,
     /// Largest block size among the legs.
@@ -60,7 +63,8 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<NewDevice<M>, Reason> {
         if !self.devices.is_empty() || self.origin.is_some() {
             return Err(format!(
-                "{}: in use by another device of this server",
+                "{}: in use by another device of this server; if both have --shared, each mirror \
+                 gets a server of its own",
                 mirror.legs[0].device
             )
             .into());
@@ -91,10 +95,9 @@ impl<M: Machine> Administrator<M> {
         again: Option<&KnownDisks>,
         over: Option<Replaced>,
     ) -> Result<NewDevice<M>, Reason> {
-        let sharing = Sharing::of(spec.force, again.is_some());
-        let disks = self.open_disks(mirror, spec.table.len, sharing, again, over)?;
+        let disks = self.open_disks(mirror, &spec, again, over)?;
         let deps = self.deps_of(mirror, &disks, again)?;
-        check_region(mirror, &disks)?;
+        check_region(mirror, disks.len, disks.block)?;
         let taken_over = matches!(past, Past::TakenOver(_));
         let mirror = &synced_over(mirror, over);
         let past = match over.and_then(|over| over.data_on) {
@@ -144,8 +147,8 @@ impl<M: Machine> Administrator<M> {
         let legs = disks.legs.iter().zip(mirror.legs.iter().map(|leg| leg.device.as_str()));
         let mut deps = Deps::default();
         for (disk, word) in legs.chain(disks.log.iter().zip(mirror.log_device())) {
-            let shared = disks.shared.contains(word);
-            let known = KnownDisk { shared, ..self.recognized(word, disk, again)? };
+            let (shared, unclaimed) = (disks.shared.contains(word), disks.unclaimed.contains(word));
+            let known = KnownDisk { shared, unclaimed, ..self.recognized(word, disk, again)? };
             deps.insert(word, disk.id(), known);
         }
         Ok(deps)
@@ -155,13 +158,13 @@ impl<M: Machine> Administrator<M> {
     fn open_disks(
         &self,
         mirror: &Table,
-        len: Sectors,
-        sharing: Sharing,
+        spec: &DeviceSpec,
         again: Option<&KnownDisks>,
         over: Option<Replaced>,
     ) -> Result<Disks<M::Open>, Reason> {
+        let (len, sharing) = (spec.table.len, Sharing::of(spec, again.is_some()));
         let (mut legs, mut kept): (Vec<M::Open>, _) = (Vec::new(), Vec::new());
-        let mut shared = BTreeSet::new();
+        let (mut shared, mut unclaimed) = (BTreeSet::new(), BTreeSet::new());
         for leg in &mirror.legs {
             let opened = match self.open_reused(&leg.device, over.map(|over| over.device))? {
                 Some(kept) if kept.disk.limits().read_only => {
@@ -172,42 +175,51 @@ impl<M: Machine> Administrator<M> {
                     let id = self.machine.disk_at(&leg.device);
                     let ours = legs.iter().any(|other| Some(other.id()) == id);
                     let sharing = sharing.of_one(&leg.device, again);
+                    let unclaimed = sharing.is_unclaimed(&leg.device, again);
                     let sharing = if ours { Sharing::Always } else { sharing };
                     let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
                     let (disk, with_others) = opened?;
-                    if over.is_some() && sharing != Sharing::IfBusy {
+                    if over.is_some() && !matches!(sharing, Sharing::IfBusy | Sharing::BesideIfBusy)
+                    {
                         self.refuse_second_name(&leg.device, &disk)?;
                     }
-                    ReusedDisk { disk, place: None, shared: with_others && !ours }
+                    let forced = self.is_forced(&leg.device, &disk, sharing, spec);
+                    let shared = (with_others || forced) && !ours;
+                    ReusedDisk { disk, place: None, shared, unclaimed }
                 }
             };
             if opened.shared {
                 shared.insert(leg.device.clone());
             }
+            if opened.unclaimed {
+                unclaimed.insert(leg.device.clone());
+            }
             legs.push(opened.disk);
             kept.push(opened.place);
         }
-        let log_sharing = if sharing == Sharing::Own || sharing == Sharing::Always {
-            Sharing::Own
-        } else {
-            Sharing::Never
-        };
-        let log = match mirror.log_device() {
-            None => None,
-            Some(path) => {
-                let id = self.machine.disk_at(path);
-                if legs.iter().any(|leg| Some(leg.id()) == id) {
-                    return Err(format!("{path}: a leg cannot also be the log").into());
-                }
-                let (log, _) = self.open_sharing(path, Access::ReadWrite, log_sharing)?;
-                if legs.iter().any(|leg| leg.place().overlaps(&log.place())) {
-                    return Err(format!("{path}: it is a leg under another name").into());
-                }
-                Some(log)
-            }
-        };
+        let log = self.open_log(mirror, &legs, again.is_some())?;
         let block = check_ranges(mirror, &legs, len)?;
-        Ok(Disks { legs, kept, log, shared, len, block })
+        Ok(Disks { legs, kept, log, shared, unclaimed, len, block })
+    }
+
+    /// Opens the log, which is shared with nobody. `again`: an existing device's.
+    fn open_log(
+        &self,
+        mirror: &Table,
+        legs: &[M::Open],
+        again: bool,
+    ) -> Result<Option<M::Open>, Reason> {
+        let Some(path) = mirror.log_device() else { return Ok(None) };
+        let id = self.machine.disk_at(path);
+        if legs.iter().any(|leg| Some(leg.id()) == id) {
+            return Err(format!("{path}: a leg cannot also be the log").into());
+        }
+        let sharing = Sharing::of_sole(false, again);
+        let (log, _) = self.open_sharing(path, Access::ReadWrite, sharing)?;
+        if legs.iter().any(|leg| leg.place().overlaps(&log.place())) {
+            return Err(format!("{path}: it is a leg under another name").into());
+        }
+        Ok(Some(log))
     }
 
     fn open_legs(
@@ -286,45 +298,6 @@ fn stale_synced(mirror: &Table, replaces: bool, past: &Past, legs: &[impl OpenDi
     let equal = !replaces || mirror.initial_sync != InitialSync::NoSync || !is_stale;
     let initial_sync = if equal { mirror.initial_sync } else { InitialSync::Sync };
     Table { initial_sync, ..mirror.clone() }
-}
-
-/// Refuses legs that do not fit on their disks, or that overlap. Returns the largest block size.
-fn check_ranges(mirror: &Table, legs: &[impl OpenDisk], len: Sectors) -> Result<Sectors, Reason> {
-    let block =
-        legs.iter().map(|leg| u64::from(leg.limits().logical_block_size)).max().unwrap_or(512)
-            / 512;
-    for (disk, leg) in legs.iter().zip(&mirror.legs) {
-        check_range(disk, leg.offset, len)?;
-    }
-    if len.0 % block != 0 {
-        return Err(format!(
-            "length of {len} sectors: not a multiple of the legs' block size of {} bytes",
-            block * 512
-        )
-        .into());
-    }
-    let pairs = legs.iter().zip(&mirror.legs);
-    let ranges: Vec<_> =
-        pairs.map(|(disk, leg)| disk.place().part(leg.offset.bytes(), len.bytes())).collect();
-    for (at, range) in ranges.iter().enumerate() {
-        if ranges[..at].iter().any(|other| other.overlaps(range)) {
-            let leg = &mirror.legs[at].device;
-            return Err(format!("{leg}: given for two legs that overlap").into());
-        }
-    }
-    Ok(Sectors(block))
-}
-
-fn check_region<D>(mirror: &Table, disks: &Disks<D>) -> Result<(), Reason> {
-    mirror.check(disks.len)?;
-    if mirror.region_size.0 % disks.block.0 != 0 {
-        let (region, block) = (mirror.region_size, disks.block.bytes());
-        return Err(format!(
-            "region size {region}: not a multiple of the legs' block size of {block} bytes"
-        )
-        .into());
-    }
-    Ok(())
 }
 
 /// Refuses a log device that holds other content.

@@ -8,6 +8,7 @@ mod disks;
 mod ended;
 mod leg_content;
 mod leg_names;
+mod leg_ranges;
 mod leg_record;
 mod lost;
 pub(super) mod merge;

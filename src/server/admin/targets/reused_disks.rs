@@ -10,7 +10,7 @@ use dm_targets::table::TargetParams;
 use dm_targets::units::{Sector, Sectors, overlap};
 
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, DeviceState, KnownDisk, KnownDisks, Place};
+use crate::protocol::{DeviceSpec, DeviceState, KnownDisk, KnownDisks};
 use crate::rundir::is_made_of;
 use crate::server::admin::devices::{Device, ranges_of};
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
@@ -27,6 +27,8 @@ pub(super) struct ReusedDisk<D> {
     pub place: Option<usize>,
     /// It has other users.
     pub shared: bool,
+    /// It is not claimed.
+    pub unclaimed: bool,
 }
 
 /// The device whose table of ranges is replaced by a mirror.
@@ -49,7 +51,8 @@ impl<M: Machine> Administrator<M> {
         let Some(place) = disk.and_then(|disk| place_of(entry, disk)) else { return Ok(None) };
         let disk = self.machine.open(path, Access::ReadOnly, Claim::Shared)?;
         let shared = is_shared(entry, disk.id());
-        Ok(Some(ReusedDisk { disk, place: Some(place), shared }))
+        let unclaimed = entry.deps.of(disk.id()).is_some_and(|known| known.unclaimed);
+        Ok(Some(ReusedDisk { disk, place: Some(place), shared, unclaimed }))
     }
 
     /// Opens the disk at a path if another device of this server has it that is made of ranges;
@@ -72,11 +75,21 @@ impl<M: Machine> Administrator<M> {
         let found = self.known_disk(&disk);
         let now = found.number;
         let unasked = spec.force || again.is_some();
-        if let Some(kind) = self.machine.claimed(id, &found).filter(|_| !unasked) {
-            return Err(OpenError { path: path.into(), kind }.into());
-        }
         let other = self.devices.values().find(|entry| entry.deps.has(id));
         let known = other.and_then(|other| other.deps.of(id));
+        let unclaimed = known.as_ref().is_some_and(|known| known.unclaimed);
+        if let (Some(other), true, false) =
+            (other, unclaimed, spec.unclaimed || unasked || mutant::is(Mutant::BesideUnasked))
+        {
+            let (id, name) = (other.info.id, &other.name);
+            let what = "which shares it: use --shared as well";
+            return Err(format!("{path}: in use by /dev/ublkb{id} ({name}), {what}").into());
+        }
+        let parts = unclaimed.then(|| spec.parts_of(path));
+        let claimed = self.machine.claimed(id, &found, parts.as_deref());
+        if let Some(kind) = claimed.filter(|_| !unasked) {
+            return Err(OpenError { path: path.into(), kind }.into());
+        }
         let was = again.and_then(|known| known.get(path)).or(known.as_ref());
         let shared = was.is_some_and(|was| was.shared);
         if was.is_some_and(|was| was.number != 0 && was.number != now) {
@@ -85,7 +98,7 @@ impl<M: Machine> Administrator<M> {
         if let (Some(other), true) = (other, shared && !spec.force && again.is_none()) {
             return Err(used_by(path, other));
         }
-        Ok(Some(ReusedDisk { disk, place: None, shared }))
+        Ok(Some(ReusedDisk { disk, place: None, shared, unclaimed }))
     }
 
     /// Refuses a range of a disk that another device of this server uses, or a disk that is in use
@@ -189,15 +202,7 @@ impl<M: Machine> Administrator<M> {
 fn is_on(line: &Segment, device: &DeviceState, disk: &KnownDisk, range: (Sector, Sectors)) -> bool {
     let Some(linear) = line.params.linear() else { return false };
     let Some(its) = device.known.get(&linear.device) else { return true };
-    let part =
-        |place: &Place, (start, len): (Sector, Sectors)| place.part(start.bytes(), len.bytes());
-    let own = (linear.offset, line.len);
-    if its.place.overlaps(&disk.place) {
-        return part(&its.place, own).overlaps(&part(&disk.place, range));
-    }
-    // Where the partition is on the disk is not compared.
-    let is_part = its.is_partition_of(disk) || disk.is_partition_of(its);
-    is_part || (its.shares_with(disk) || its.place.on.is_empty()) && overlap(own, range)
+    its.range_meets((linear.offset, line.len), disk, range)
 }
 
 fn used_by(path: &str, entry: &Device) -> Reason {

@@ -107,7 +107,7 @@ impl<M: Machine> Administrator<M> {
         again: Option<&KnownDisks>,
         over: Option<u32>,
     ) -> Result<Disks<M::Open>, Reason> {
-        let sharing = Sharing::of(spec.force, again.is_some());
+        let sharing = Sharing::of(spec, again.is_some());
         let mut opened: Vec<(Below<M::Open>, Sectors)> = Vec::new();
         let (mut of_line, mut deps) = (Vec::new(), Deps::default());
         for Line { len, params } in lines {
@@ -165,17 +165,18 @@ impl<M: Machine> Administrator<M> {
         again: Option<&KnownDisks>,
     ) -> Result<(Below<M::Open>, Sectors, KnownDisk), Reason> {
         let is_new = reused.is_none();
-        let (disk, place, shared) = match reused {
-            Some(ReusedDisk { disk, place, shared }) => (disk, place, shared),
+        let (disk, place, shared, unclaimed) = match reused {
+            Some(ReusedDisk { disk, place, shared, unclaimed }) => (disk, place, shared, unclaimed),
             None => {
                 let (disk, shared) = self.open_as_it_is(path, sharing)?;
+                let shared = shared || self.is_forced(path, &disk, sharing, spec);
                 if !spec.force && again.is_none() {
                     self.refuse_second_name(path, &disk)?;
                 }
-                (disk, None, shared)
+                (disk, None, shared, sharing.is_unclaimed(path, again))
             }
         };
-        let known = KnownDisk { shared, ..self.recognized(path, &disk, again)? };
+        let known = KnownDisk { shared, unclaimed, ..self.recognized(path, &disk, again)? };
         let (id, limits, size) = (disk.id(), *disk.limits(), disk.size());
         // The handle of a reused disk is only read, whatever its disk is.
         let read_only = if is_new { disk.is_read_only() } else { limits.read_only };

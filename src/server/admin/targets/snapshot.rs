@@ -36,7 +36,7 @@ impl<M: Machine> Administrator<M> {
         mut spec: DeviceSpec,
         again: Option<&KnownDisks>,
     ) -> Result<NewDevice<M>, Reason> {
-        let (origin, limits, read_only) = self.claim_origin(path, spec.force, again)?;
+        let (origin, limits, read_only) = self.claim_origin(path, &spec, again)?;
         let read_only = read_only || spec.options.read_only;
         let (len, size) = (spec.table.len, self.origin_size(origin)?);
         if !mutant::is(Mutant::OriginBehindDisk) {
@@ -66,7 +66,7 @@ impl<M: Machine> Administrator<M> {
         if again.is_none() {
             self.refuse_circle_of_snapshot(snapshot, &spec.table.params)?;
         }
-        let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, spec.force, again)?;
+        let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, &spec, again)?;
         check_length(
             &snapshot.origin,
             spec.table.len,
@@ -158,7 +158,7 @@ impl<M: Machine> Administrator<M> {
         if self.machine.disk_at(path) == Some(origin) {
             return Err(format!("{path}: the origin cannot be its own COW").into());
         }
-        let sharing = Sharing::of(false, again.is_some());
+        let sharing = Sharing::of_sole(false, again.is_some());
         let (cow, _) = self.open_sharing(path, Access::ReadWrite, sharing)?;
         let known = self.recognized(path, &cow, again)?;
         refuse_other_store(path, again, cow.store()?)?;
@@ -196,7 +196,7 @@ impl<M: Machine> Administrator<M> {
     fn claim_origin(
         &mut self,
         path: &str,
-        force: bool,
+        spec: &DeviceSpec,
         again: Option<&KnownDisks>,
     ) -> Result<(DiskId, Limits, bool), Reason> {
         if let Some(carrier) = self.carrier_at(path, again)? {
@@ -212,9 +212,13 @@ impl<M: Machine> Administrator<M> {
                 return Ok((id, limits, read_only));
             }
         }
-        let (disk, shared) = self.open_as_it_is(path, Sharing::of(force, again.is_some()))?;
+        let sharing = Sharing::of(spec, again.is_some()).of_one(path, again);
+        let (disk, shared) = self.open_as_it_is(path, sharing)?;
+        let shared = shared || self.is_forced(path, &disk, sharing, spec);
         let (id, limits, read_only) = (disk.id(), *disk.limits(), disk.is_read_only());
+        let unclaimed = sharing.is_unclaimed(path, again);
         let known = self.recognized(path, &disk, again)?;
+        let known = KnownDisk { shared, unclaimed, ..known };
         self.begin_origin((id, limits, read_only), known, shared, move |thread| {
             drop(thread.group().origin_or(id.key(), || thread.disk(disk)));
             Ok(())
@@ -249,7 +253,9 @@ impl<M: Machine> Administrator<M> {
         spec: &DeviceSpec,
     ) -> Result<(), Reason> {
         let reused = self.open_reused(path, Some(over))?;
-        let Some(ReusedDisk { disk, place: Some(place), shared }) = reused else { return Ok(()) };
+        let Some(ReusedDisk { disk, place: Some(place), shared, unclaimed }) = reused else {
+            return Ok(());
+        };
         let (id, limits) = (disk.id(), *disk.limits());
         let other = self.origin.map(|(origin, ..)| origin).filter(|origin| *origin != id);
         if other.map_or(Ok(false), |origin| self.is_open(origin))? {
@@ -259,7 +265,7 @@ impl<M: Machine> Administrator<M> {
             self.refuse_overlap(path, id, (Sector(0), disk.size()), Some(over))?;
         }
         let read_only = limits.read_only;
-        let known = KnownDisk { shared, ..self.recognized(path, &disk, None)? };
+        let known = KnownDisk { shared, unclaimed, ..self.recognized(path, &disk, None)? };
         self.begin_origin((id, limits, read_only), known, shared, move |thread| {
             let device = thread.group().device(over);
             let disk = device.and_then(|device| device.target().disk_at(place));

@@ -1,0 +1,70 @@
+//! The table of a device as it is recorded when another one replaces it.
+//!
+//! Rules kept here: the new table is on record before its target is in place, and is compared with
+//! the disks of other families while the run directory is locked. A disk that is not claimed is the
+//! device's by that record alone, so what the old table has of it stays on record as well until the
+//! new target is in place: the old table may have to be put back.
+
+use super::devices::{Deps, Device, no_device};
+use super::machine::{Machine, Records};
+use super::mutant::{self, Mutant};
+use super::state::Administrator;
+use crate::failure::Reason;
+use crate::protocol::{DeviceSpec, KnownDisk};
+
+impl<M: Machine> Administrator<M> {
+    /// Records the device's new table: the next server must not open the disks of the old one. A
+    /// failure to record a restored table is only logged.
+    pub(super) fn record_table(
+        &mut self,
+        id: u32,
+        deps: Deps,
+        spec: DeviceSpec,
+        again: bool,
+    ) -> Result<(), Reason> {
+        let directory = (!again).then(|| self.machine.records().lock()).transpose()?;
+        if directory.is_some() {
+            self.refuse_claimed(&deps, &spec)?;
+            self.refuse_renumbered(&spec.table.params.devices(), &spec.named)?;
+        }
+        let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
+        entry.leaving = if again { Vec::new() } else { leaving(entry, &spec) };
+        let old =
+            (std::mem::replace(&mut entry.deps, deps), std::mem::replace(&mut entry.spec, spec));
+        match self.record(None) {
+            Err(why) if !again => {
+                if let Some(entry) = self.devices.get_mut(&id) {
+                    (entry.deps, entry.spec) = old;
+                    entry.leaving.clear();
+                }
+                return Err(why.context("the table cannot be recorded"));
+            }
+            Err(why) => log::error!(
+                "the old table is restored, but the state file may still contain the new one: {why}"
+            ),
+            Ok(()) => {}
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// The new table of a device is in place: what the old one had is free with the next record.
+    pub(super) fn has_left(&mut self, id: u32) {
+        if let Some(entry) = self.devices.get_mut(&id) {
+            entry.leaving.clear();
+        }
+    }
+}
+
+/// The disks without a claim of which a device's new table has other parts than its old one.
+fn leaving(device: &Device, new: &DeviceSpec) -> Vec<KnownDisk> {
+    if mutant::is(Mutant::PartsLeftAtOnce) {
+        return Vec::new();
+    }
+    let old = &device.spec;
+    let disks = device
+        .deps
+        .disks()
+        .filter(|(word, _, known)| known.unclaimed && new.parts_of(word) != old.parts_of(word));
+    disks.map(|(.., known)| known.clone()).collect()
+}
