@@ -62,6 +62,8 @@ pub enum Mutant {
     GrownIntoPart,
     /// The part that a device's old table has is free before the new target is in place.
     PartsLeftAtOnce,
+    /// The part of a leg that a message puts into a mirror is not compared.
+    PartOfLegForgotten,
     /// The next server claims a disk that others use as well.
     UnclaimedForgotten,
     /// A disk is shared with a mounted file system.
@@ -278,10 +280,11 @@ impl Mutant {
         [Mutant::LegWithDataForgotten, Mutant::LeftUnjudged, Mutant::BegunUnrecorded];
 
     /// The mutants of disks that are used without a claim.
-    pub const OF_PARTS: [Mutant; 6] = [
+    pub const OF_PARTS: [Mutant; 7] = [
         Mutant::PartsUncompared,
         Mutant::GrownIntoPart,
         Mutant::PartsLeftAtOnce,
+        Mutant::PartOfLegForgotten,
         Mutant::UnclaimedForgotten,
         Mutant::BesideMounted,
         Mutant::BesideUnasked,

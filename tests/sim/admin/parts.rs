@@ -274,6 +274,29 @@ fn a_part_is_taken_once_at_a_time() {
     }
 }
 
+/// The same for a message, whose leg is on a disk that the mirror has already.
+#[test]
+fn a_leg_takes_no_part_of_another_family() {
+    for words in [["add-leg", "/b:2048"].as_slice(), &["replace", "0", "/b:2048"]] {
+        for free in [false, true] {
+            let mut town = town();
+            let legs = "0 2 mirror core 1 2 2 /a 0 /b 0";
+            let device = add(&mut town, MIRROR, legs, Shared).unwrap();
+            let part = if free { "0 2 linear /b 6" } else { "0 2 linear /b 5" };
+            add(&mut town, LINES, part, Shared).unwrap();
+            let registered = town.state(LINES).unwrap();
+            town.site.files(|files| files.states.remove(LINES));
+            let other = Some((LINES.to_owned(), registered));
+            town.site.shared.lock().unwrap().before_lock = other;
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            let told = town.ask(MIRROR, Command::Message { device, words });
+            assert_eq!(told.is_ok(), free, "{part}: {told:?}");
+            assert!(free || told.unwrap_err().contains("/b: it is a disk of"));
+            assert!(first(&town, MIRROR).coming.is_empty());
+        }
+    }
+}
+
 /// Until the new table is in place the old one may have to be put back: what it has stays its own.
 #[test]
 fn a_part_is_not_free_before_it_has_been_left() {
@@ -308,10 +331,11 @@ fn a_part_is_not_free_before_it_has_been_left() {
 #[test]
 fn every_mutant_of_parts_is_killed() {
     use crate::server::admin::mutant::{self, Mutant};
-    let tests: [fn(); 6] = [
+    let tests: [fn(); 7] = [
         two_families_have_parts_of_a_disk,
         a_device_does_not_grow_over_the_part_of_another_family,
         a_part_is_not_free_before_it_has_been_left,
+        a_leg_takes_no_part_of_another_family,
         a_mirror_is_left_for_a_part_of_a_disk,
         device_mapper_has_another_part_and_a_file_system_has_all,
         without_the_flag_no_device_joins_one_that_shares,

@@ -1,8 +1,12 @@
 //! The disk of a leg that a message is putting into a mirror.
 //!
 //! Rule kept here: the disk is in the state file before the mirror writes to it, and is compared
-//! with the disks of other families while the run directory is locked. Of a message and a command
+//! with the disks of other families while the run directory is locked, or with their parts if it is
+//! on one that the mirror has without a claim. Of a message and a command
 //! of another family that take one disk by two names at the same moment, one finds the other.
+
+use dm_targets::mirror::table::Leg;
+use dm_targets::table::TargetParams;
 
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk};
@@ -20,7 +24,7 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn announce(
         &mut self,
         id: u32,
-        word: &str,
+        leg: &Leg,
         (disk, known): &(DiskId, KnownDisk),
     ) -> Result<(), Reason> {
         if mutant::is(Mutant::LegUnannounced) {
@@ -29,8 +33,13 @@ impl<M: Machine> Administrator<M> {
         let _directory = self.machine.records().lock()?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         // A message never shares a leg.
-        let spec = DeviceSpec { force: false, ..entry.spec.clone() };
-        let mut new = Deps::default();
+        let mut spec = DeviceSpec { force: false, ..entry.spec.clone() };
+        if let (TargetParams::Mirror(mirror), false) =
+            (&mut spec.table.params, mutant::is(Mutant::PartOfLegForgotten))
+        {
+            mirror.legs.push(leg.clone());
+        }
+        let (word, mut new) = (&leg.device, Deps::default());
         new.insert(word, *disk, known.clone());
         self.refuse_claimed(&new, &spec)?;
         self.set_coming(id, Some(known.clone()));

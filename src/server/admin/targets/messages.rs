@@ -149,8 +149,8 @@ impl<M: Machine> Administrator<M> {
         change: Change,
         job: impl FnOnce(Rc<M::Thread>, Rc<Mirror>) -> F + Send + 'static,
     ) -> Result<(), Reason> {
-        if let Some((word, disk)) = &change.new {
-            self.announce(id, word, disk)?;
+        if let Some((leg, disk)) = &change.new {
+            self.announce(id, leg, disk)?;
         }
         let change = Rc::new(Cell::new(Some(change)));
         let later = change.clone();
@@ -222,8 +222,8 @@ impl<M: Machine> Administrator<M> {
             if let TargetParams::Mirror(Table { legs, .. }) = &mut entry.spec.table.params {
                 (change.apply)(legs);
             }
-            if let Some((word, (id, known))) = change.new {
-                entry.deps.insert(&word, id, known);
+            if let Some((leg, (id, known))) = change.new {
+                entry.deps.insert(&leg.device, id, known);
             }
             // A removed disk is free for other devices.
             entry.deps.retain(&entry.spec.table.params.devices());
@@ -245,8 +245,8 @@ type Apply = Box<dyn FnOnce(&mut Vec<Leg>)>;
 
 /// A change of a table's legs.
 struct Change {
-    /// The word and the disk of a new leg.
-    new: Option<(String, (DiskId, KnownDisk))>,
+    /// A new leg, and its disk.
+    new: Option<(Leg, (DiskId, KnownDisk))>,
     apply: Apply,
 }
 
@@ -256,8 +256,9 @@ impl Change {
         disk: (DiskId, KnownDisk),
         apply: impl FnOnce(&mut Vec<Leg>, Leg) + 'static,
     ) -> Change {
-        let (word, leg) = (leg.device.clone(), leg.clone());
-        Change { new: Some((word, disk)), apply: Box::new(move |legs| apply(legs, leg)) }
+        let new = Some((leg.clone(), disk));
+        let leg = leg.clone();
+        Change { new, apply: Box::new(move |legs| apply(legs, leg)) }
     }
 }
 
