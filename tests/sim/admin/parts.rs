@@ -289,7 +289,7 @@ fn a_leg_takes_no_part_of_another_family() {
             let other = Some((LINES.to_owned(), registered));
             town.site.shared.lock().unwrap().before_lock = other;
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-            let told = town.ask(MIRROR, Command::Message { device, words });
+            let told = town.ask(MIRROR, Command::Message { device, words, named: Vec::new() });
             assert_eq!(told.is_ok(), free, "{part}: {told:?}");
             assert!(free || told.unwrap_err().contains("/b: it is a disk of"));
             assert!(first(&town, MIRROR).coming.is_empty());
