@@ -129,34 +129,45 @@ fn key_of_origin<E>(
     find: impl Fn(&Path) -> Result<DiskId, E>,
 ) -> String {
     let is_its = |device: &DeviceState| !can_leave(&device.spec.table.params);
-    let key = key_with(states, base, disk, find, is_its);
-    key.unwrap_or(base).to_owned()
+    let is_on = |device: &DeviceState| is_its(device) && is_first_on(device, disk, &find);
+    let has = |state: &Option<State>| state.iter().flat_map(|state| &state.devices).any(&is_on);
+    let own = states.iter().any(|(key, state)| *key == base && has(state));
+    let other = states.iter().find(|(_, state)| has(state)).filter(|_| !own);
+    other.map_or(base, |(key, _)| *key).to_owned()
 }
 
-/// The family with another name than `base` that has such a device of a disk; `None` if the family
-/// of that name has devices.
-fn key_with<'a, E>(
+/// Whether a disk is the one after which a family of this device would be named.
+fn is_first_on<E>(
+    device: &DeviceState,
+    disk: DiskId,
+    find: impl Fn(&Path) -> Result<DiskId, E>,
+) -> bool {
+    let word = device.spec.table.params.family().disk;
+    device.disks.contains(&disk.block_number())
+        && word.is_some_and(|word| find(Path::new(word)).is_ok_and(|found| found == disk))
+}
+
+/// The family with another name than `base` that has a device made of ranges of a disk; `None` if
+/// the family of that name has devices.
+fn key_with_lines<'a, E>(
     states: &[(&'a str, Option<State>)],
     base: &str,
     disk: DiskId,
     find: impl Fn(&Path) -> Result<DiskId, E>,
-    is_such: impl Fn(&DeviceState) -> bool,
 ) -> Option<&'a str> {
-    let is_on = |device: &DeviceState| {
-        let word = device.spec.table.params.family().disk;
-        device.disks.contains(&disk.block_number())
-            && word.is_some_and(|word| find(Path::new(word)).is_ok_and(|found| found == disk))
+    let is_lines = |device: &DeviceState| {
+        let table = &device.spec.table;
+        table.params.segments(table.len).is_some() && is_first_on(device, disk, &find)
     };
     let devices = |state: &Option<State>| {
         state.iter().flat_map(|state| state.devices.clone()).collect::<Vec<_>>()
     };
-    let is_empty = |key: &str| {
-        let named = states.iter().filter(|(other, _)| *other == key);
-        named.flat_map(|(_, state)| devices(state)).next().is_none()
-    };
-    let has = |state: &Option<State>| devices(state).iter().any(|one| is_such(one) && is_on(one));
-    let other = || states.iter().find(|(key, state)| *key != base && has(state));
-    if is_empty(base) { other().map(|(key, _)| *key) } else { None }
+    let mut named = states.iter().filter(|(key, _)| *key == base);
+    if named.any(|(_, state)| !devices(state).is_empty()) {
+        return None;
+    }
+    let other = states.iter().find(|(_, state)| devices(state).iter().any(is_lines));
+    other.map(|(key, _)| *key)
 }
 
 /// The family of the ublk device with this number, if that device is to carry the origin of a new
@@ -261,11 +272,8 @@ fn key_among<E>(
         return (*key).to_owned();
     }
     // An origin's device that has got ranges of its disk since.
-    let is_lines = |device: &DeviceState| {
-        let table = &device.spec.table;
-        base.starts_with(LINES) && table.params.segments(table.len).is_some()
-    };
-    if let Some(key) = key_with(states, base, disk, &find, is_lines) {
+    let lines = key_with_lines(states, base, disk, &find).filter(|_| base.starts_with(LINES));
+    if let Some(key) = lines {
         return key.to_owned();
     }
     // A server without a recorded device may have any disk: the command waits for its lock, and

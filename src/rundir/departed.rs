@@ -76,12 +76,14 @@ impl Content {
     /// does.
     fn is_of(&self, key: &str, boot: &str, origin: &str, number: u64) -> bool {
         let known = &self.departure.cow.origin;
+        // A disk has its number in whichever family; one without a number has its family's name.
+        let here = self.boot == boot
+            && self.departure.origin_number == number
+            && (number != 0 || self.key == key);
         if !known.is_empty() && !origin.is_empty() {
-            let here =
-                self.key == key && self.boot == boot && self.departure.origin_number == number;
             return known == origin || here && !certainly_differ(known, origin);
         }
-        self.key == key && self.boot == boot && self.departure.origin_number == number
+        here
     }
 }
 
@@ -248,7 +250,11 @@ mod tests {
         );
         assert_eq!(found("block-1-2", "wwid p", 3), [nameless], "another disk at the same place");
         assert_eq!(found("block-1-2", "", 4), [], "another disk at the same place, without a name");
-        assert_eq!(found("block-1-3", "", 3), []);
+        assert_eq!(found("block-1-3", "", 3).len(), 2, "the same disk, in another family");
+        let unnumbered = Departure { origin_number: 0, ..departure(3, "wwid c", "") };
+        rundir.write_departure("block-1-2", &unnumbered).unwrap();
+        assert_eq!(found("block-1-2", "", 0), [unnumbered], "of the family that it has left");
+        assert_eq!(found("block-1-3", "", 0), []);
     }
 
     #[test]

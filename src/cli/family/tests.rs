@@ -118,8 +118,11 @@ fn an_origin_is_where_its_table_is() {
     assert_eq!(of_origin(std::slice::from_ref(&other)), "block-7-1", "of another disk");
     let linear = ("linear-block-7-1", on("0 64 linear /d/1 0", &[1]));
     assert_eq!(of_origin(std::slice::from_ref(&linear)), "block-7-1", "no origin");
-    let own = ("block-7-1", on("0 64 error", &[]));
-    assert_eq!(of_origin(&[loaded, own]), "block-7-1", "it has devices");
+    let without = ("block-7-1", on("0 64 error", &[]));
+    let states = [without, loaded.clone()];
+    assert_eq!(of_origin(&states), "linear-block-7-1", "its own device has left it");
+    let own = ("block-7-1", on("0 64 snapshot-origin /d/1", &[1]));
+    assert_eq!(of_origin(&[loaded, own]), "block-7-1", "its own family first");
     // And ranges where an origin was.
     let states = [("block-7-1", on("0 64 linear /d/1 0", &[1]))];
     let of_lines = |base: &str| key_among(&states, base, disk(1), find, |_| true);

@@ -246,6 +246,7 @@ impl<M: Machine> Administrator<M> {
         if self.changes_origin(state.id, &prepared.spec) {
             self.lose_left_out(None)?;
         }
+        self.lose_departures_on(&prepared.deps, &prepared.spec)?;
         let mut taken = self.machine.records().names_beside()?;
         taken.extend(self.devices.values().map(|entry| entry.name.clone()));
         state.name = name.unwrap_or_else(|| generated_name(&prepared.spec.table, state.id, &taken));

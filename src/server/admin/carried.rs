@@ -11,7 +11,6 @@
 use std::rc::Rc;
 
 use dm_targets::table::TargetParams;
-use dm_targets::target::Target;
 
 use super::devices::{self, Device, LeftOut, no_device};
 use super::machine::{Machine, Records, Thread};
@@ -256,21 +255,15 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Records as lost what has left the origin that a device carries, before the device gets
-    /// another table: what that one shows is not what the snapshots were taken of. The same for the
-    /// origin of which the device is, if the other table writes to a disk, which may be the
-    /// origin's. After an error the table stays loaded.
+    /// another table: what that one shows is not what the snapshots were taken of. After an error
+    /// the table stays loaded.
     pub(super) fn lose_departed(&mut self, id: u32, table: &DeviceSpec) -> Result<(), Reason> {
         if mutant::is(Mutant::ReplacedUnnoticed) {
             return Ok(());
         }
-        let writes = self.is_exchange(id, table) && !table.table.params.devices().is_empty();
         let lost = self.machine.call(move |thread| async move {
-            let Some(device) = thread.group().device(id) else { return true };
-            let origin = device.carried().or_else(|| match device.target() {
-                Target::Origin(origin) if writes => Some(origin),
-                _ => None,
-            });
-            origin.is_none_or(|origin| origin.lose_departed().is_ok())
+            let carried = thread.group().device(id).and_then(|device| device.carried());
+            carried.is_none_or(|origin| origin.lose_departed().is_ok())
         });
         let why = match lost {
             Ok(true) => return Ok(()),

@@ -7,19 +7,20 @@
 
 use std::rc::Rc;
 
-use dm_targets::snapshot::losses::Loss;
+use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::snapshot::merge::Merge;
+use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
-use super::devices::{LeftOut, is_persistent_snapshot};
+use super::devices::{Deps, LeftOut, is_persistent_snapshot};
 use super::left_alone::unmerged_of;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::orphans::record_lost;
 use super::state::Administrator;
 use super::waiting::Errand;
-use crate::failure::Reason;
-use crate::protocol::{Cow, DeviceState};
+use crate::failure::{Failure, Reason};
+use crate::protocol::{Cow, DeviceSpec, DeviceState};
 use crate::rundir::departed::Departure;
 use crate::storage::DiskId;
 
@@ -149,6 +150,31 @@ impl<M: Machine> Administrator<M> {
         let departure = Departure { cow, mark_failed: false, origin_number, unmerged };
         self.machine.records().record_departure(&departure)?;
         self.restore_departures(vec![departure])
+    }
+
+    /// Records as lost what has left the disks that ranges or a mirror write to: they know no
+    /// snapshots, so nothing tells later whether they have changed the disk.
+    pub(super) fn lose_departures_on(&self, deps: &Deps, spec: &DeviceSpec) -> Result<(), Reason> {
+        use TargetParams::{Linear, Mirror, Segments};
+        let writes = matches!(spec.table.params, Linear(_) | Mirror(_) | Segments(_));
+        if !writes || spec.options.read_only || mutant::is(Mutant::RangesUntold) {
+            return Ok(());
+        }
+        let records = self.machine.records();
+        for (word, _, known) in deps.disks() {
+            for departure in records.departures(&known.name, known.number)? {
+                let loss = departure.loss();
+                records.losses(departure.cow).record(loss).map_err(|why| {
+                    let what =
+                        "a snapshot of it was deleted, and that it is lost cannot be recorded";
+                    Failure::from(why).context(format!("{word}: {what}"))
+                })?;
+                log::warn!(
+                    "{word}: the snapshot of it that was deleted is lost: it is written now"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Tells the origin which snapshots have left it under earlier servers. If it is not open, that

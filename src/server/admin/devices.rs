@@ -316,6 +316,11 @@ pub(super) fn free_name(wanted: &str, taken: &[String]) -> String {
     name
 }
 
+/// Whether a table is made of ranges: of `linear`, `error` and `zero`.
+pub(super) fn is_lines(spec: &DeviceSpec) -> bool {
+    spec.table.params.segments(spec.table.len).is_some()
+}
+
 /// The ranges of disks that a device with this table shows; `None`: it shows something else. An
 /// origin's device shows one disk from its start.
 pub fn ranges_of(table: &Table) -> Option<Vec<Segment>> {

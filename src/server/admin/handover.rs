@@ -42,12 +42,20 @@ impl<M: Machine> Administrator<M> {
             }
             return Err(beside_lost(self.old_stays(id, was_suspended, why), lost));
         }
-        self.machine.call(move |thread| async move {
+        let handed_over = self.machine.call(move |thread| async move {
             let device = thread.group().device(id);
-            if let Some(Target::Snapshot(snapshot)) = device.map(|device| device.target()) {
-                snapshot.hand_over(on_full);
-            }
+            let Some(Target::Snapshot(snapshot)) = device.map(|device| device.target()) else {
+                return false;
+            };
+            snapshot.hand_over(on_full);
+            true
         })?;
+        if !handed_over {
+            // An earlier table could not be put in place when its disk answered at last.
+            let what = "its table is a snapshot's on record, and another one is in place";
+            let hint = "load that of `error`, resume, and load the snapshot's again";
+            return Err(format!("/dev/ublkb{id}: {what}: {hint}").into());
+        }
         self.has_left(id);
         Ok(lost)
     }

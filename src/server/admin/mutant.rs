@@ -58,6 +58,8 @@ pub enum Mutant {
     BesideUnclaimed,
     /// Parts of a disk are not compared with those of other families.
     PartsUncompared,
+    /// What is forced for one disk of a device counts for all of them.
+    ForcedForAll,
     /// A device grows into a part of a disk that another family has.
     GrownIntoPart,
     /// The part that a device's old table has is free before the new target is in place.
@@ -90,6 +92,12 @@ pub enum Mutant {
     SnapshotsLeft,
     /// A snapshot whose table is replaced is not on record as one that has left.
     ReplacedNotRecorded,
+    /// A snapshot that was left out is not lost when its origin gets another device by `load`.
+    LeftOutBesideExchange,
+    /// Ranges write to a disk, and its deleted snapshots count as valid.
+    RangesUntold,
+    /// A snapshot is taken of a disk, without a claim, that a device of the server has as a range.
+    RangesUnseen,
     /// An origin takes the place of a range of its disk, of which another device has a part.
     OriginOverRanges,
     /// The record of a mirror that is in use counts as one of a mirror that was left.
@@ -135,8 +143,6 @@ pub enum Mutant {
     WaitingDisksFree,
     /// A disk that its device does not share is not claimed again when another disk is shared.
     OwnDiskUnclaimed,
-    /// With force, two commands at the same moment take one COW or log under two names.
-    ForcedCowShared,
     /// A message and a command at the same moment take one disk under two names.
     LegUnannounced,
     /// A disk that does not answer is waited for.
@@ -264,7 +270,10 @@ impl Mutant {
 
     /// The mutants of devices whose tables are made of ranges.
     /// Those of snapshots and origins whose tables are exchanged.
-    pub const OF_EXCHANGES: [Mutant; 4] = [
+    pub const OF_EXCHANGES: [Mutant; 7] = [
+        Mutant::LeftOutBesideExchange,
+        Mutant::RangesUntold,
+        Mutant::RangesUnseen,
         Mutant::SnapshotsLeft,
         Mutant::ReplacedNotRecorded,
         Mutant::OriginOverRanges,
@@ -280,8 +289,9 @@ impl Mutant {
         [Mutant::LegWithDataForgotten, Mutant::LeftUnjudged, Mutant::BegunUnrecorded];
 
     /// The mutants of disks that are used without a claim.
-    pub const OF_PARTS: [Mutant; 7] = [
+    pub const OF_PARTS: [Mutant; 8] = [
         Mutant::PartsUncompared,
+        Mutant::ForcedForAll,
         Mutant::GrownIntoPart,
         Mutant::PartsLeftAtOnce,
         Mutant::PartOfLegForgotten,
@@ -291,7 +301,7 @@ impl Mutant {
     ];
 
     /// The mutants that need two commands at the same moment.
-    pub const OF_HASTE: [Mutant; 2] = [Mutant::ForcedCowShared, Mutant::LegUnannounced];
+    pub const OF_HASTE: [Mutant; 2] = [Mutant::ForcedForAll, Mutant::LegUnannounced];
 
     /// All other mutants.
     pub const ALL: [Mutant; 32] = [

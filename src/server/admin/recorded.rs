@@ -1,9 +1,11 @@
-//! The table of a device as it is recorded when another one replaces it.
+//! The table of a device as it is recorded when another one replaces it, or when it grows.
 //!
 //! Rules kept here: the new table is on record before its target is in place, and is compared with
 //! the disks of other families while the run directory is locked. A disk that is not claimed is the
 //! device's by that record alone, so what the old table has of it stays on record as well until the
 //! new target is in place: the old table may have to be put back.
+
+use dm_targets::units::Sectors;
 
 use super::devices::{Deps, Device, no_device};
 use super::machine::{Machine, Records};
@@ -53,6 +55,26 @@ impl<M: Machine> Administrator<M> {
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.leaving.clear();
         }
+    }
+
+    /// What a device grows by on disks that are not claimed must be no other family's, which is
+    /// looked at while the run directory is locked. No other family takes a part of them until the
+    /// new length is on record: a mirror copies to its new regions before.
+    pub(super) fn announce_growth(&mut self, id: u32, len: Sectors) -> Result<(), Reason> {
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let unclaimed = entry.deps.disks().filter(|(.., known)| known.unclaimed);
+        let unclaimed: Vec<_> = unclaimed.map(|(.., known)| known.clone()).collect();
+        if unclaimed.is_empty() || mutant::is(Mutant::GrownIntoPart) {
+            return Ok(());
+        }
+        let (deps, mut spec) = (entry.deps.clone(), entry.spec.clone());
+        spec.table.len = len;
+        let _directory = self.machine.records().lock()?;
+        self.refuse_claimed(&deps, &spec)?;
+        if let Some(entry) = self.devices.get_mut(&id) {
+            entry.leaving = unclaimed;
+        }
+        self.record(None).inspect_err(|_| self.has_left(id))
     }
 }
 

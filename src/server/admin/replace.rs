@@ -82,10 +82,10 @@ impl<M: Machine> Administrator<M> {
                     return Err(handover::beside_lost(self.stay_between(id, table, why), lost));
                 }
                 // The new target could not begin: the old one has not been touched.
-                Err(why) => {
-                    self.exchange_back(id, before, left)?;
-                    Err(why)
-                }
+                Err(why) => match self.exchange_back(id, before, left) {
+                    Ok(()) => Err(why),
+                    Err(back) => Err(why.ending(format!("; besides, {back}"))),
+                },
                 Ok(()) => {
                     self.has_been_exchanged(id, &left);
                     Ok(())
@@ -121,6 +121,13 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(Held<M::Handle>, Left), Reason> {
         let NewDevice { target, deps, spec, cow, note, .. } = prepared;
         self.record_right_leg(id, table, &target)?;
+        if self.changes_origin(id, table) && !mutant::is(Mutant::LeftOutBesideExchange) {
+            self.lose_left_out(None)?;
+        }
+        let old = self.devices.get(&id).map(|entry| (entry.deps.clone(), entry.spec.clone()));
+        let (old_deps, old_spec) = old.ok_or_else(|| no_device(id))?;
+        self.lose_departures_on(&old_deps, &old_spec)?;
+        self.lose_departures_on(&deps, &spec)?;
         let left = self.record_left_behind(id, cow)?;
         let unrecorded = mutant::is(Mutant::LinesNotRecorded);
         let recorded = if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, false) };
@@ -269,6 +276,9 @@ impl<M: Machine> Administrator<M> {
                 None => self.prepare_mirror_over(id, table)?,
             },
         };
+        if !table.force {
+            self.refuse_unmerged(&prepared)?;
+        }
         self.check_fits(id, &prepared.params).map_err(|why| why.context("the table"))?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         if prepared.params.attrs & attrs::READ_ONLY != 0 && !entry.read_only {

@@ -16,7 +16,7 @@ use dm_targets::table::TargetParams;
 use dm_targets::units::Sectors;
 
 use super::devices::{Device, no_device};
-use super::machine::{Machine, Records, Thread};
+use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
@@ -63,7 +63,10 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         self.refuse_content_behind(id, before, len)?;
-        self.prepare_length(id, len)?;
+        self.announce_growth(id, len)?;
+        let prepared = self.prepare_length(id, len);
+        self.has_left(id);
+        prepared.inspect_err(|_| drop(self.ensure_recorded()))?;
         let late = mutant::is(Mutant::GrownUnrecorded);
         self.record_length(id, len, late).inspect_err(|_| {
             self.cut_target(id, before);
@@ -278,19 +281,9 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Records a device's new length. What it grows by on a disk that is not claimed must be no
-    /// other family's, which is looked at while the run directory is locked.
+    /// Records a device's new length.
     fn record_length(&mut self, id: u32, len: Sectors, late: bool) -> Result<(), Reason> {
-        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
-        let (before, deps, mut spec) =
-            (entry.spec.table.len, entry.deps.clone(), entry.spec.clone());
-        spec.table.len = len;
-        let is_unclaimed = deps.disks().any(|(.., known)| known.unclaimed);
-        let unasked = mutant::is(Mutant::GrownIntoPart);
-        let directory = is_unclaimed.then(|| self.machine.records().lock()).transpose()?;
-        if directory.is_some() && !unasked {
-            self.refuse_claimed(&deps, &spec)?;
-        }
+        let before = self.devices.get(&id).ok_or_else(|| no_device(id))?.spec.table.len;
         self.set_length(id, len);
         let recorded = if late { Ok(()) } else { self.record(None) };
         recorded.map_err(|why| {

@@ -1,10 +1,13 @@
 //! The table of an origin's device, or of a snapshot, is replaced by one of another kind: what that
 //! leaves behind must not be taken for what it was.
 
+use dm_targets::request::RequestKind;
 use dm_targets::table::{Table, TargetParams};
 
+use super::model;
+use super::process::Process;
 use super::town::{Town, What};
-use crate::protocol::{Command, DeviceSpec, DeviceState};
+use crate::protocol::{Command, DeviceSpec, DeviceState, Reply};
 
 const SNAP: What = What::Snap(0);
 const O: What = What::Origin;
@@ -180,12 +183,120 @@ fn an_origin_takes_the_place_of_a_range_if_no_other_device_has_its_disk() {
     an_origin_is_not_put_over_anothers_range();
 }
 
+/// A snapshot that was left out is lost when the device beside it becomes its origin's and is
+/// written.
+fn a_left_out_snapshot_is_lost_with_its_origins_change() {
+    const OTHER: What = What::Snap(1);
+    let mut town = Town::new(1, true);
+    town.add(SNAP).unwrap();
+    town.add(OTHER).unwrap();
+    town.kill("o");
+    town.attach(2, false);
+    drop(town.recover());
+    exchange(&mut town, SNAP, "0 8 snapshot-origin /o").unwrap();
+    write_past(&mut town, SNAP);
+    town.attach(2, true);
+    drop(town.recover());
+    let seen = town.read(OTHER);
+    assert!(!shows_changes(&seen), "{seen:?}");
+}
+
+#[test]
+fn a_snapshot_that_waits_is_lost_when_another_device_becomes_its_origins() {
+    a_left_out_snapshot_is_lost_with_its_origins_change();
+}
+
+fn start(town: &mut Town, key: &'static str) {
+    let process = Process::start(&town.site, key).unwrap();
+    town.processes.insert(key, process);
+}
+
+/// Writes sector 0 of a device, which is not a snapshot now.
+fn write_past(town: &mut Town, what: What) {
+    let write = RequestKind::Write { fua: false };
+    let pending = town.send(what, write, 0, model::sector(7777)).unwrap();
+    assert_eq!(*pending.result.borrow(), Some(Ok(())));
+    town.strike(&pending);
+}
+
+fn shows_changes(seen: &Option<Result<Vec<u32>, String>>) -> bool {
+    matches!(seen, Some(Ok(values)) if values[0] == 7777)
+}
+
+/// What has left a disk is lost when ranges write to it, whatever tables were in between.
+fn what_has_left_a_disk_is_lost_with_ranges_of_it() {
+    let linear = "0 8 linear /o 0";
+    for lines in [&[ERROR, linear][..], &[ERROR, linear, "0 8 snapshot-origin /o"]] {
+        let mut town = Town::new(1, true);
+        town.add(SNAP).unwrap();
+        lines.iter().for_each(|lines| exchange(&mut town, SNAP, lines).unwrap());
+        write_past(&mut town, SNAP);
+        again(&mut town).unwrap();
+        let back = exchange(&mut town, SNAP, OWN);
+        let seen = town.read(SNAP);
+        assert!(back.is_err(), "it is valid again: {seen:?}");
+    }
+}
+
+#[test]
+fn ranges_of_a_disk_lose_its_deleted_snapshots() {
+    what_has_left_a_disk_is_lost_with_ranges_of_it();
+}
+
+/// A device that was an origin without a claim has a range of the disk: no snapshot is taken past
+/// it.
+fn no_snapshot_is_taken_beside_a_range_without_a_claim() {
+    let mut town = Town::new(1, true);
+    start(&mut town, "o");
+    let add = |town: &mut Town, line: &str| {
+        let table = Table::parse(line).unwrap();
+        let spec = DeviceSpec { table, unclaimed: true, ..Town::spec(O) };
+        town.ask("o", Command::Add { name: None, id: None, spec })
+    };
+    let Reply::Added { device, .. } = add(&mut town, "0 8 snapshot-origin /o").unwrap() else {
+        panic!("not added")
+    };
+    let table = Table::parse("0 8 linear /o 0").unwrap();
+    let spec = DeviceSpec { table, ..Town::spec(O) };
+    town.ask("o", Command::Load { device, spec }).unwrap();
+    town.ask("o", Command::Resume { device }).unwrap();
+    let why = add(&mut town, OWN).unwrap_err();
+    assert!(why.contains("/o: in use by /dev/ublkb"), "{why}");
+}
+
+#[test]
+fn a_range_without_a_claim_is_seen_by_snapshots() {
+    no_snapshot_is_taken_beside_a_range_without_a_claim();
+}
+
+/// Nor does an origin take the place of a range of a device that waits for its server.
+#[test]
+fn an_origin_is_not_put_over_the_range_of_a_device_that_waits() {
+    let mut town = Town::new(1, true);
+    town.add(What::Lines).unwrap();
+    exchange(&mut town, What::Lines, "0 2 linear /a 4\n2 6 zero").unwrap();
+    let table = Table::parse_table("0 2 linear /a 0\n2 2 linear /b 0").unwrap();
+    let spec = DeviceSpec { table, ..Town::spec(What::Lines) };
+    town.ask("lines", Command::Add { name: None, id: None, spec }).unwrap();
+    town.kill("lines");
+    town.attach(4, false);
+    let state = town.left("lines").unwrap();
+    start(&mut town, "lines");
+    let recovered = town.ask("lines", Command::Recover(state)).unwrap();
+    assert!(matches!(recovered, Reply::Recovered { problems, .. } if problems.len() == 1));
+    let why = exchange(&mut town, What::Lines, "0 8 snapshot-origin /a").unwrap_err();
+    assert!(why.contains("/a:") && why.contains("recover"), "{why}");
+}
+
 #[cfg(feature = "mutants")]
 #[test]
 fn broken_rules_of_exchanges_are_noticed() {
     use crate::server::admin::mutant::{self, Mutant};
 
     let test = |mutant| match mutant {
+        Mutant::LeftOutBesideExchange => a_left_out_snapshot_is_lost_with_its_origins_change(),
+        Mutant::RangesUntold => what_has_left_a_disk_is_lost_with_ranges_of_it(),
+        Mutant::RangesUnseen => no_snapshot_is_taken_beside_a_range_without_a_claim(),
         Mutant::SnapshotsLeft => an_origin_with_snapshots_keeps_its_table(),
         Mutant::ReplacedNotRecorded => a_snapshot_that_was_replaced_has_left_its_origin(),
         Mutant::OriginOverRanges => an_origin_is_not_put_over_anothers_range(),

@@ -217,6 +217,42 @@ fn a_device_does_not_grow_over_the_part_of_another_family() {
     resize(Some(4)).unwrap();
 }
 
+/// A mirror copies to its new regions before it has its new length: not over another family's.
+#[test]
+fn a_mirror_copies_nothing_over_the_part_of_another_family() {
+    let mut town = town();
+    let legs = "0 2 mirror core 1 2 2 /a 0 /b 0";
+    let mirror = add(&mut town, MIRROR, legs, Shared).unwrap();
+    add(&mut town, LINES, "0 2 linear /b 2", Shared).unwrap();
+    let image = |town: &Town| town.site.disks[4].disk.borrow().visible();
+    let before = image(&town);
+    let bytes = Some(4 * 512);
+    let why = town.ask(MIRROR, Command::Resize { device: mirror, bytes }).unwrap_err();
+    assert!(why.contains("/b: it is a disk of"), "{why}");
+    assert!(image(&town) == before, "the other family's part is overwritten");
+    let recorded = first(&town, MIRROR);
+    assert!(recorded.coming.is_empty() && recorded.spec.table.len.0 == 2);
+}
+
+/// What is forced for one disk is not for the others.
+#[test]
+fn a_disk_that_is_shared_by_force_leaves_the_others_compared() {
+    let mut town = town();
+    add(&mut town, LINES, "0 2 linear /b 2", Shared).unwrap();
+    add(&mut town, THIRD, "0 2 linear /a 0", Shared).unwrap();
+    let legs = "0 2 mirror core 1 2 2 /a 0 /b 4";
+    let mirror = add(&mut town, MIRROR, legs, Both).unwrap();
+    let load = Command::Load { device: mirror, spec: spec("0 2 linear /b 2", Shared) };
+    town.ask(MIRROR, load).unwrap();
+    let lines = town.ask(MIRROR, Command::Resume { device: mirror }).unwrap_err();
+    assert!(lines.contains("/b: it is a disk of"), "{lines}");
+    let both = "0 1 linear /a 0\n1 1 linear /b 2";
+    let load = Command::Load { device: mirror, spec: spec(both, Shared) };
+    town.ask(MIRROR, load).unwrap();
+    let both = town.ask(MIRROR, Command::Resume { device: mirror }).unwrap_err();
+    assert!(both.contains("/b: it is a disk of"), "{both}");
+}
+
 /// One leg of a mirror becomes a range, and what the other leg had is another device's from then
 /// on. The flag need not be repeated.
 #[test]
@@ -331,8 +367,9 @@ fn a_part_is_not_free_before_it_has_been_left() {
 #[test]
 fn every_mutant_of_parts_is_killed() {
     use crate::server::admin::mutant::{self, Mutant};
-    let tests: [fn(); 7] = [
+    let tests: [fn(); 8] = [
         two_families_have_parts_of_a_disk,
+        a_disk_that_is_shared_by_force_leaves_the_others_compared,
         a_device_does_not_grow_over_the_part_of_another_family,
         a_part_is_not_free_before_it_has_been_left,
         a_leg_takes_no_part_of_another_family,

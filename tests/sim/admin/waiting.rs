@@ -215,9 +215,9 @@ fn a_file_by_two_names_is_one_disk() {
     assert!(why.contains("/b: given for two legs that overlap"), "{why}");
 }
 
-/// A mirror whose first leg is in use, with its log on a disk.
-fn logged(log: &str) -> DeviceSpec {
-    let mut spec = mirror_of(["/o", "/c"], true);
+/// A mirror whose first leg is in use, with another leg and with its log on a disk.
+fn logged(leg: &str, log: &str) -> DeviceSpec {
+    let mut spec = mirror_of(["/o", leg], true);
     if let TargetParams::Mirror(mirror) = &mut spec.table.params {
         mirror.log = MirrorLog::Disk { device: log.to_owned() };
     }
@@ -229,9 +229,9 @@ fn logged(log: &str) -> DeviceSpec {
 #[test]
 fn two_commands_at_the_same_moment_take_no_disk_under_two_names() {
     let cow = |path| snapshot_of("/o", path, true);
-    let first = [cow("/c1"), logged("/c1"), snapshot_of("/c1", "/b", true)];
+    let first = [cow("/c1"), logged("/b", "/c1"), snapshot_of("/c1", "/b", true)];
     for (at, other) in first.into_iter().enumerate() {
-        for (key, mine) in [("o", cow("/c0")), ("mirror-o", logged("/c0"))] {
+        for (key, mine) in [("o", cow("/c0")), ("mirror-o", logged("/c", "/c0"))] {
             let mut town = Town::new(1, true);
             town.site.disks[2].same_as.set(Some(1));
             // Another program has it.

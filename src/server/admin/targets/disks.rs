@@ -169,18 +169,18 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Refuses a new device's disks that another family has claimed since they were opened. Called
-    /// while the run directory is locked: of two concurrent commands one sees the other. With force
-    /// the other devices of a disk do not matter, unless a store or a log would be on it. A disk of
-    /// this family is its own, unless it is not claimed: then other families may have parts of it.
+    /// while the run directory is locked: of two concurrent commands one sees the other. The other
+    /// devices of a disk do not matter if force shares it, which no disk of a store or a log is. A
+    /// disk of this family is its own, unless it is not claimed: then others may have parts of it.
     pub(in crate::server::admin) fn refuse_claimed(
         &self,
         deps: &Deps,
         spec: &DeviceSpec,
     ) -> Result<(), Reason> {
         let is_own = |id| self.devices.values().any(|device| device.deps.has(id));
-        let sole = sole_disk(&spec.table.params).filter(|_| !mutant::is(Mutant::ForcedCowShared));
-        let asked = |word: &str| !spec.force || sole == Some(word);
-        let mut new = deps.disks().filter(|(word, ..)| asked(word));
+        let forced_for_all = mutant::is(Mutant::ForcedForAll);
+        let unasked = |known: &KnownDisk| spec.force && (known.shared || forced_for_all);
+        let mut new = deps.disks().filter(|(.., known)| !unasked(known));
         let claimed = new.find_map(|(word, id, known)| {
             let parts = Some(spec.parts_of(word)).filter(|parts| !parts.is_empty());
             let parts = parts.filter(|_| known.unclaimed);
@@ -242,21 +242,6 @@ impl<M: Machine> Administrator<M> {
         same.map_or(Ok(()), |(other, _)| {
             Err(format!("{path}: it is {other} under another name; use another disk").into())
         })
-    }
-}
-
-/// The disk of a table that is shared with no other device, whatever is forced.
-fn sole_disk(params: &TargetParams) -> Option<&str> {
-    match params {
-        TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {
-            Some(&snapshot.cow)
-        }
-        TargetParams::Mirror(mirror) => mirror.log_device(),
-        TargetParams::SnapshotOrigin { .. }
-        | TargetParams::Linear(_)
-        | TargetParams::Error
-        | TargetParams::Zero
-        | TargetParams::Segments(_) => None,
     }
 }
 

@@ -12,7 +12,7 @@ use dm_targets::units::{Sector, Sectors, overlap};
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, DeviceState, KnownDisk, KnownDisks};
 use crate::rundir::is_made_of;
-use crate::server::admin::devices::{Device, ranges_of};
+use crate::server::admin::devices::{Device, is_lines, ranges_of};
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::state::Administrator;
@@ -111,6 +111,16 @@ impl<M: Machine> Administrator<M> {
         over: Option<u32>,
     ) -> Result<(), Reason> {
         self.user_of(disk, range, over).map_or(Ok(()), |entry| Err(used_by(path, entry)))
+    }
+
+    /// Refuses a disk as the server's origin of which a device here has ranges or a leg. Where it
+    /// is claimed that is seen when it is opened.
+    pub(super) fn refuse_ranged(&self, path: &str, disk: DiskId) -> Result<(), Reason> {
+        let has_part = |entry: &&Device| {
+            let shown = entry.mirror().is_some() || is_lines(&entry.spec);
+            shown && entry.deps.has(disk) && !mutant::is(Mutant::RangesUnseen)
+        };
+        self.devices.values().find(has_part).map_or(Ok(()), |entry| Err(used_by(path, entry)))
     }
 
     /// The device of this server, other than `over`, that uses a range of a disk, or the disk as a

@@ -217,6 +217,9 @@ impl<M: Machine> Administrator<M> {
         let shared = shared || self.is_forced(path, &disk, sharing, spec);
         let (id, limits, read_only) = (disk.id(), *disk.limits(), disk.is_read_only());
         let unclaimed = sharing.is_unclaimed(path, again);
+        if !spec.force && again.is_none() {
+            self.refuse_ranged(path, id)?;
+        }
         let known = self.recognized(path, &disk, again)?;
         let known = KnownDisk { shared, unclaimed, ..known };
         self.begin_origin((id, limits, read_only), known, shared, move |thread| {
@@ -261,11 +264,13 @@ impl<M: Machine> Administrator<M> {
         if other.map_or(Ok(false), |origin| self.is_open(origin))? {
             return Err(format!("{path}: its server has another origin").into());
         }
+        let known = KnownDisk { shared, unclaimed, ..self.recognized(path, &disk, None)? };
         if !spec.force && !mutant::is(Mutant::OriginOverRanges) {
-            self.refuse_overlap(path, id, (Sector(0), disk.size()), Some(over))?;
+            let all = (Sector(0), disk.size());
+            self.refuse_overlap(path, id, all, Some(over))?;
+            self.refuse_awaited(path, id, &known, all)?;
         }
         let read_only = limits.read_only;
-        let known = KnownDisk { shared, unclaimed, ..self.recognized(path, &disk, None)? };
         self.begin_origin((id, limits, read_only), known, shared, move |thread| {
             let device = thread.group().device(over);
             let disk = device.and_then(|device| device.target().disk_at(place));
