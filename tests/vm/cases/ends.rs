@@ -271,6 +271,8 @@ fn tables() {
             Disk::open(&cow).read(0, 64).iter().all(|byte| *byte == 0),
             "{target}: the COW was written"
         );
+        // The mirror has written to the origin of the snapshot that was deleted before.
+        assert!(server::forget_lost() == usize::from(name == "m"), "{target}: is `s` lost?");
         server::assert_nothing_left("a refused create");
     }
 }

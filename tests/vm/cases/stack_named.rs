@@ -45,6 +45,8 @@ fn named() {
     server::del("s");
     legs(&path);
     ublk_dm("del m store").ok();
+    // A linear device was made of `m` after `s` had been deleted.
+    assert!(server::forget_lost() == 1, "`s` is not known as lost");
     server::assert_nothing_left("del");
 }
 
