@@ -22,6 +22,7 @@ use dm_targets::table::{Table, TargetParams};
 use dm_targets::target::Target;
 
 use super::devices::{Deps, Device, no_device};
+use super::left_behind::{Left, Old};
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -231,7 +232,8 @@ impl<M: Machine> Administrator<M> {
         (entry.cow, entry.loaded) = (cow.clone(), None);
         let held = self.hold(id, true, "resume").map(drop);
         let recorded = held.and_then(|()| self.record_table(id, deps, spec, false));
-        let put = recorded.and_then(|()| self.put_target(id, target, true));
+        let old = Old { device: before.clone(), left: Left::of_coming(cow.clone()) };
+        let put = recorded.and_then(|()| self.put_target(id, target, true, Some(old)));
         if let Err(why) = put {
             if why.kind == Kind::NoAnswer {
                 return Err(self.stay_between(id, own, why));

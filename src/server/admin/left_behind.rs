@@ -18,7 +18,16 @@ use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceSpec, DeviceState};
 
+/// What an exchange of tables can put back on record.
+#[derive(Clone)]
+pub(super) struct Old {
+    /// The device with its old table.
+    pub(super) device: Device,
+    pub(super) left: Left,
+}
+
 /// What is known of an exchange of tables beside the tables.
+#[derive(Clone)]
 pub(super) struct Left {
     /// The COW of the snapshot whose table is replaced, and which has left its origin.
     cow: Option<Cow>,
@@ -28,6 +37,13 @@ pub(super) struct Left {
     pub(super) marked: Arc<AtomicBool>,
     /// The COW of the snapshot that comes.
     coming: Option<Cow>,
+}
+
+impl Left {
+    /// A snapshot comes, and none goes.
+    pub(super) fn of_coming(coming: Option<Cow>) -> Left {
+        Left { cow: None, outlived: false, marked: Arc::default(), coming }
+    }
 }
 
 impl<M: Machine> Administrator<M> {
@@ -91,14 +107,9 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// A new table that is on record was not put in place: the old one is on record again.
-    pub(super) fn exchange_back(
-        &mut self,
-        id: u32,
-        before: Device,
-        left: Left,
-    ) -> Result<(), Reason> {
-        self.record_table(id, before.deps, before.spec, true)?;
-        self.take_left_back(id, left);
+    pub(super) fn exchange_back(&mut self, id: u32, old: Old) -> Result<(), Reason> {
+        self.record_table(id, old.device.deps, old.device.spec, true)?;
+        self.take_left_back(id, old.left);
         self.ensure_recorded()
     }
 

@@ -88,6 +88,10 @@ pub enum Mutant {
     UsersBeforeStart,
     /// A device gets another table, and snapshots that have left it count as valid.
     ReplacedUnnoticed,
+    /// A table that cannot be used when its disk answers at last stays on record.
+    LateNotPutBack,
+    /// A snapshot whose COW is marked as invalid late still counts as one that has left.
+    LateStillLeft,
     /// An origin's table is replaced although it has snapshots.
     SnapshotsLeft,
     /// A snapshot whose table is replaced is not on record as one that has left.
@@ -268,9 +272,10 @@ impl Mutant {
         Mutant::UndoForgotten,
     ];
 
-    /// The mutants of devices whose tables are made of ranges.
     /// Those of snapshots and origins whose tables are exchanged.
-    pub const OF_EXCHANGES: [Mutant; 7] = [
+    pub const OF_EXCHANGES: [Mutant; 9] = [
+        Mutant::LateNotPutBack,
+        Mutant::LateStillLeft,
         Mutant::LeftOutBesideExchange,
         Mutant::RangesUntold,
         Mutant::RangesUnseen,
@@ -279,6 +284,7 @@ impl Mutant {
         Mutant::OriginOverRanges,
         Mutant::LiveLegsMoved,
     ];
+    /// The mutants of devices whose tables are made of ranges.
     pub const OF_LINES: [Mutant; 2] = [Mutant::LinesNotRecorded, Mutant::LinesTakenFirst];
 
     /// The mutants of devices that grow.

@@ -16,7 +16,7 @@ use dm_targets::table::TargetParams;
 use super::devices::{is_mirror, no_device};
 use super::handover;
 use super::held::Held;
-use super::left_behind::Left;
+use super::left_behind::{Left, Old};
 use super::machine::{Machine, Thread};
 use super::mirrored::OldLog;
 use super::mutant::{self, Mutant};
@@ -75,14 +75,15 @@ impl<M: Machine> Administrator<M> {
         let lost = if was_suspended { None } else { self.hold_for(id, table.clone())? };
         let before = self.devices.get(&id).cloned().ok_or_else(|| no_device(id))?;
         let was_mirror = before.mirror().is_some();
+        let old = |left: &Left| Old { device: before.clone(), left: left.clone() };
         let put = match self.record_exchange(id, &table, prepared) {
             Err(why) => Err(why),
-            Ok((target, left)) => match self.replace_target(id, target, &left) {
+            Ok((target, left)) => match self.replace_target(id, target, old(&left)) {
                 Err(why) if why.kind == Kind::NoAnswer => {
                     return Err(handover::beside_lost(self.stay_between(id, table, why), lost));
                 }
                 // The new target could not begin: the old one has not been touched.
-                Err(why) => match self.exchange_back(id, before, left) {
+                Err(why) => match self.exchange_back(id, old(&left)) {
                     Ok(()) => Err(why),
                     Err(back) => Err(why.ending(format!("; besides, {back}"))),
                 },
@@ -144,14 +145,9 @@ impl<M: Machine> Administrator<M> {
     ///
     /// # Errors
     /// The target cannot begin. Or a disk does not answer: the device gets it when that does.
-    fn replace_target(
-        &mut self,
-        id: u32,
-        target: Held<M::Handle>,
-        left: &Left,
-    ) -> Result<(), Reason> {
+    fn replace_target(&mut self, id: u32, target: Held<M::Handle>, old: Old) -> Result<(), Reason> {
         if self.call_mirror(id, |_| ())?.is_none() {
-            let (outlived, marked) = (left.outlived, left.marked.clone());
+            let (outlived, marked) = (old.left.outlived, old.left.marked.clone());
             let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
                 let exchanged = thread.group().exchange_target(id, opened, outlived).await?;
                 let (closed, is_marked) = exchanged;
@@ -160,7 +156,7 @@ impl<M: Machine> Administrator<M> {
                 closed.unwrap_or_else(|lost| log::error!("/dev/ublkb{id}: {lost}"));
                 Ok(())
             });
-            return self.put_by(id, job, true);
+            return self.put_by(id, job, true, Some(old));
         }
         let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
             let held = thread.group().hold(opened);
@@ -169,7 +165,7 @@ impl<M: Machine> Administrator<M> {
             }
             thread.group().put_target(id, OpenTarget::clone(&held)).await
         });
-        self.put_by(id, job, true)
+        self.put_by(id, job, true, None)
     }
 
     /// Suspends a device for a loaded table. Returns what is lost by that.

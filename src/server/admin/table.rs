@@ -10,6 +10,7 @@ use dm_targets::target::Target;
 use super::devices::{Device, no_device, ranges_of};
 use super::handover;
 use super::held::Held;
+use super::left_behind::Old;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -314,10 +315,11 @@ impl<M: Machine> Administrator<M> {
         let NewDevice { target, deps, spec, params, .. } = prepared;
         self.check_fits(id, &params).map_err(|why| why.context("the table"))?;
         self.record_table(id, deps, spec, again.is_some())?;
-        self.put_target(id, target, again.is_none())
+        self.put_target(id, target, again.is_none(), None)
     }
 
-    /// Gives a suspended device a target that has been opened; `loaded`: that of its loaded table.
+    /// Gives a suspended device a target that has been opened; `loaded`: that of its loaded table;
+    /// `old`: what is put back on record if its disk answers at last and it cannot be used.
     ///
     /// # Errors
     /// The target cannot be used. Or a disk does not answer: the device gets it when that does.
@@ -326,11 +328,12 @@ impl<M: Machine> Administrator<M> {
         id: u32,
         target: Held<M::Handle>,
         loaded: bool,
+        old: Option<Old>,
     ) -> Result<(), Reason> {
         let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
             thread.group().put_target(id, opened).await
         });
-        self.put_by(id, job, loaded)
+        self.put_by(id, job, loaded, old)
     }
 
     /// The same by a job that puts the target in place.
@@ -339,13 +342,20 @@ impl<M: Machine> Administrator<M> {
         id: u32,
         job: impl FnOnce(Rc<M::Thread>) -> F + Send + 'static,
         loaded: bool,
+        old: Option<Old>,
     ) -> Result<(), Reason>
     where
         F: Future<Output = Result<(), String>> + 'static,
     {
         let then = move |admin: &mut Administrator<M>, put: Result<(), String>| {
             if let Err(why) = put {
-                return log::error!("/dev/ublkb{id}: its disk answers again, but {why}");
+                log::error!("/dev/ublkb{id}: its disk answers again, but {why}");
+                let old = old.filter(|_| !mutant::is(Mutant::LateNotPutBack));
+                let back = old.map_or(Ok(()), |old| admin.exchange_back(id, old));
+                return back.unwrap_or_else(|why| log::error!("/dev/ublkb{id}: {why}"));
+            }
+            if let Some(old) = old.filter(|_| !mutant::is(Mutant::LateStillLeft)) {
+                admin.has_been_exchanged(id, &old.left);
             }
             log::warn!("/dev/ublkb{id}: its disk answers again, its table is in place: resume it");
             admin.has_left(id);

@@ -4,10 +4,13 @@
 use dm_targets::mirror::table::MirrorLog;
 use dm_targets::table::TargetParams;
 
+use super::exchanged::{ERROR, OWN, exchange, set_use};
 use super::town::{Town, What};
 use crate::protocol::{Command, DeviceSpec};
+use dm_targets::sim::disk::Class;
 
 const M: What = What::Mirror;
+const SNAP: What = What::Snap(0);
 /// More operations than a table takes to come or to go.
 const OPERATIONS: u32 = 8;
 
@@ -32,20 +35,20 @@ fn load(town: &mut Town, on_disk: bool) {
 }
 
 /// Everything that can happen happens.
-fn come_to_rest(town: &Town) {
-    let executor = town.processes[M.key()].executor.clone();
+fn come_to_rest(town: &Town, what: What) {
+    let executor = town.processes[what.key()].executor.clone();
     drop(town.site.run(&executor, || false));
 }
 
 /// The disk answers, and the server takes notice.
-fn answer(town: &mut Town) {
+fn answer(town: &mut Town, what: What) {
     for disk in &town.site.disks {
         disk.hangs.set(false);
         disk.hangs_after.set(None);
     }
-    come_to_rest(town);
-    town.processes.get_mut(M.key()).unwrap().admin.finish_late_jobs();
-    come_to_rest(town);
+    come_to_rest(town, what);
+    town.processes.get_mut(what.key()).unwrap().admin.finish_late_jobs();
+    come_to_rest(town, what);
     town.collect_replies();
 }
 
@@ -58,7 +61,7 @@ fn replace(town: &mut Town, on_disk: bool, suspended: bool, operations: u32) -> 
     }
     town.site.disks[5].hangs_after.set(Some(operations));
     let error = town.resume(M).err();
-    come_to_rest(town);
+    come_to_rest(town, M);
     error
 }
 
@@ -76,7 +79,7 @@ fn assert_so(town: &mut Town, why: &str, suspended: bool) {
             "{again}"
         );
     }
-    answer(town);
+    answer(town, M);
     if between {
         assert!(recorded(town).suspended && town.read(M).is_none(), "{why}: it runs");
         town.resume(M).unwrap();
@@ -131,4 +134,85 @@ fn a_device_between_two_tables_is_taken_over() {
 
 fn answer_to_none(town: &Town) {
     town.site.disks.iter().for_each(|disk| disk.hangs.set(false));
+}
+
+/// A device's table is replaced, and a COW falls silent after so many operations. Returns whether
+/// that was between the two tables; `None`: no operation hung.
+fn silent_between(town: &mut Town, lines: &str, cow: &str, operations: u32) -> Option<bool> {
+    town.site.gives_up.set(true);
+    let slot = town.site.slot(cow).unwrap();
+    town.site.disks[slot].hangs_after.set(Some(operations));
+    let why = exchange(town, SNAP, lines).err();
+    come_to_rest(town, SNAP);
+    Some(why?.contains("between two tables"))
+}
+
+/// A snapshot of `/o` that has been written.
+fn snapshot() -> Town {
+    let mut town = Town::new(1, true);
+    for what in [What::Origin, SNAP] {
+        town.add(what).unwrap();
+        town.write(what, 2);
+    }
+    town
+}
+
+/// The new table's COW fails when it answers: the device is on record as what it is.
+#[test]
+pub(super) fn a_store_that_fails_late_leaves_the_old_table() {
+    let mut failures = 0;
+    for operations in 0.. {
+        let mut town = snapshot();
+        exchange(&mut town, SNAP, ERROR).unwrap();
+        match silent_between(&mut town, "0 8 snapshot /o /c1 P 2", "/c1", operations) {
+            None => break,
+            Some(false) => continue,
+            Some(true) => {}
+        }
+        let slot = town.site.slot("/c1").unwrap();
+        town.break_down(slot, Class::Write, false);
+        answer(&mut town, SNAP);
+        let recorded = |town: &Town| {
+            let id = town.devices[&SNAP].id;
+            let devices = town.state(SNAP.key()).unwrap();
+            devices.into_iter().find(|device| device.id == id).unwrap()
+        };
+        assert!(recorded(&town).suspended);
+        let is_error = matches!(recorded(&town).spec.table.params, TargetParams::Error);
+        assert!(is_error == recorded(&town).loaded.is_some(), "{operations}: {is_error}");
+        // The last operations are not needed by a new store.
+        failures += u32::from(is_error);
+        town.mend();
+        if !is_error {
+            continue;
+        }
+        exchange(&mut town, SNAP, OWN).unwrap();
+        town.judge(SNAP).unwrap();
+        town.judge(What::Origin).unwrap();
+        town.end().unwrap();
+    }
+    assert!(failures > 0, "no store failed between two tables");
+}
+
+/// The old table's COW answers at last: the snapshot is marked as lost, and so no longer known as
+/// one that has left.
+#[test]
+pub(super) fn a_store_that_is_marked_late_has_not_left() {
+    let mut silences = 0;
+    for operations in 0.. {
+        let mut town = snapshot();
+        set_use(&town, true);
+        match silent_between(&mut town, ERROR, "/c0", operations) {
+            None => break,
+            Some(false) => continue,
+            Some(true) => silences += 1,
+        }
+        answer(&mut town, SNAP);
+        let device = town.devices[&SNAP].device();
+        town.ask(SNAP.key(), Command::Resume { device }).unwrap();
+        assert!(town.site.files(|files| files.tells_of_no_cow()), "the COW says it");
+        set_use(&town, false);
+        town.judge(What::Origin).unwrap();
+    }
+    assert!(silences > 0, "no silence was between two tables");
 }

@@ -11,8 +11,8 @@ use crate::protocol::{Command, DeviceSpec, DeviceState, Reply};
 
 const SNAP: What = What::Snap(0);
 const O: What = What::Origin;
-const ERROR: &str = "0 8 error";
-const OWN: &str = "0 8 snapshot /o /c0 P 2";
+pub(super) const ERROR: &str = "0 8 error";
+pub(super) const OWN: &str = "0 8 snapshot /o /c0 P 2";
 
 fn load(town: &mut Town, what: What, lines: &str) -> Result<(), String> {
     let spec = DeviceSpec { table: Table::parse_table(lines).unwrap(), ..Town::spec(what) };
@@ -20,7 +20,7 @@ fn load(town: &mut Town, what: What, lines: &str) -> Result<(), String> {
     town.ask(what.key(), Command::Load { device, spec }).map(drop)
 }
 
-fn exchange(town: &mut Town, what: What, lines: &str) -> Result<(), String> {
+pub(super) fn exchange(town: &mut Town, what: What, lines: &str) -> Result<(), String> {
     load(town, what, lines)?;
     town.resume(what)
 }
@@ -144,7 +144,7 @@ fn a_snapshots_table_is_replaced_and_comes_back_unless_its_origin_has_changed() 
     a_snapshot_that_was_replaced_has_left_its_origin();
 }
 
-fn set_use(town: &Town, in_use: bool) {
+pub(super) fn set_use(town: &Town, in_use: bool) {
     let mut kernel = town.site.kernel.borrow_mut();
     kernel.devices.get_mut(&town.devices[&O].id).unwrap().in_use = in_use;
 }
@@ -294,6 +294,8 @@ fn broken_rules_of_exchanges_are_noticed() {
     use crate::server::admin::mutant::{self, Mutant};
 
     let test = |mutant| match mutant {
+        Mutant::LateNotPutBack => super::between::a_store_that_fails_late_leaves_the_old_table(),
+        Mutant::LateStillLeft => super::between::a_store_that_is_marked_late_has_not_left(),
         Mutant::LeftOutBesideExchange => a_left_out_snapshot_is_lost_with_its_origins_change(),
         Mutant::RangesUntold => what_has_left_a_disk_is_lost_with_ranges_of_it(),
         Mutant::RangesUnseen => no_snapshot_is_taken_beside_a_range_without_a_claim(),
