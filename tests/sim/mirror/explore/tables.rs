@@ -5,6 +5,7 @@
 //! leg, or that may have been written. A leg that was taken out, or was never added, is not up to
 //! date when it returns, and the log's bits do not apply to it.
 
+use dm_targets::mirror::leg_state::Past;
 use dm_targets::sim::image::Image;
 use dm_targets::units::{Sector, Sectors};
 
@@ -81,6 +82,21 @@ impl Run<'_> {
             tables.push(Table { told: (0..new.len()).collect(), legs: new });
         }
         tables
+    }
+
+    /// A leg of the table with these legs that has everything, durably, if there is one.
+    pub(super) fn right_leg(&self, table: &[usize]) -> Option<usize> {
+        let Some(mirror) = &self.mirror else {
+            let begins = matches!(self.case.setup.past, Past::None);
+            return begins.then_some(self.case.setup.source.unwrap_or(0));
+        };
+        let record = self.record.left()?;
+        let is_right = |disk: usize| {
+            let identity = self.identity(disk);
+            let known = record.legs.iter().position(|leg| leg.source && leg.identity == identity);
+            known.is_some_and(|leg| mirror.legs().get(leg).is_some_and(|leg| leg.flushed))
+        };
+        table.iter().position(|disk| is_right(*disk))
     }
 }
 
