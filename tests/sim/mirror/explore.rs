@@ -34,8 +34,8 @@ use crate::pattern;
 use crate::workload;
 use traffic::InFlight;
 
-/// One of this many crashes of a mirror with a log on a disk is also judged with its legs in another
-/// order: judging each of them takes a third of the simulator's time.
+/// One of this many crashes of a mirror with a log on a disk is also judged with its legs in
+/// another order: judging each of them takes a third of the simulator's time.
 const TURNED: u64 = 8;
 /// Steps after which a workload that has not ended counts as hanging.
 const STEP_LIMIT: usize = 100_000;
