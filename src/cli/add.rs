@@ -9,6 +9,7 @@ use dm_targets::table::TargetParams;
 
 use super::args::{self as cli, Add};
 use super::client::{open_rundir, other_answer};
+use super::disk_word::Disks;
 use super::family::{self, Locked, Wanted};
 use super::gone::{self, exists};
 use super::interrupt::{Interrupt, take_back};
@@ -20,7 +21,7 @@ use crate::failure::{Failure, Kind, wrong_usage};
 use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply};
 use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::process;
-use crate::storage::DiskId;
+use crate::storage::{DiskId, ublk_number};
 use crate::ublk::{device, kernels};
 
 pub(super) fn add_device(add: Add) -> Result<ExitCode, Failure> {
@@ -53,6 +54,7 @@ pub(super) fn create(
         on_server_death: *on_server_death,
         force: loaded.force,
         shared: loaded.shared,
+        beside: created.beside.clone(),
         ..cli::Common::named(name)
     };
     add_target(table::of_lines(&text, &options, loaded.source.as_deref())?, &options, false)
@@ -79,6 +81,7 @@ fn add_target(
     let wanted = Wanted {
         table: &spec.table,
         in_part: spec.unclaimed,
+        beside: options.beside.as_deref().map(beside).transpose()?,
         name: options.name.as_deref(),
         own_name: options.name.as_deref().filter(|_| options.foreground),
     };
@@ -122,6 +125,13 @@ fn add_target(
     let server = process::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
     ask_to_add(&rundir, &key, server, (&command, &spec), &interrupt)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The number of the device that `--beside` names.
+fn beside(word: &Path) -> Result<u32, Failure> {
+    let path = Disks::new().path(word)?;
+    let number = ublk_number(DiskId::of_path(Path::new(&path))?);
+    number.ok_or_else(|| format!("--beside {path}: it is no device of ublk-dm").into())
 }
 
 /// The error of a command that needs a new server for a disk, where a dead one has left devices.
@@ -198,8 +208,8 @@ fn take_own_over(
     own: DeviceState,
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
-    let carriers = takeover::carriers_of(&state.devices);
-    takeover::refuse_waiting(&takeover::disks_of(&state.devices), &carriers)?;
+    let lower = takeover::lower_of(&state.devices);
+    takeover::refuse_waiting(&takeover::disks_of(&state.devices), &lower)?;
     takeover::check(rundir, &own)?;
     rundir.remove_socket(key);
     let path = format!("{}{}", device::BLOCK_PATH, own.id);

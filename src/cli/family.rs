@@ -6,12 +6,15 @@
 //! disk in its place. Likewise a linear device's family and the first disk of its table, which
 //! `load` replaces. A new device over a disk that the server of that name no longer has gets a name
 //! of its own, with a number appended. A device without disks has a server of its own. A snapshot
-//! of a mirror, or of a device made of ranges, joins that device's family, which has its server.
-//! `load` can make the device of an origin of any other one, and back: a family is found by the
-//! tables of its devices, and named after what it began with.
+//! of a mirror, or of a device made of ranges, joins that device's family, which has its server;
+//! and so does a mirror, or a device made of ranges, over such devices of one family. `load` can
+//! make the device of an origin of any other one, and back: a family is found by the tables of its
+//! devices, and named after what it began with.
 //!
 //! Rule kept here: what was looked at without the lock is looked at again under it. One lock is
 //! held at a time, so that no command waits for two families.
+
+mod lower;
 
 use std::hash::Hasher;
 use std::path::Path;
@@ -20,6 +23,7 @@ use dm_targets::hash::NumberHasher;
 use dm_targets::mirror::table::Mirror;
 use dm_targets::table::{FamilyKey, Table, TargetParams};
 
+use self::lower::{key_of_device, key_of_lower};
 use super::gone::exists;
 use crate::failure::Failure;
 use crate::protocol::DeviceState;
@@ -38,6 +42,8 @@ pub(super) struct Wanted<'a> {
     pub table: &'a Table,
     /// Its disks are to be shared with other families.
     pub in_part: bool,
+    /// The number of a device whose server it is to have.
+    pub beside: Option<u32>,
     /// The name of the new device.
     pub name: Option<&'a str>,
     /// The name of the device that an earlier run of this command may have made.
@@ -105,6 +111,20 @@ fn find(
     let own = own_among(&states, wanted, base);
     if let Some((key, own)) = own.filter(|(_, own)| exists(own).unwrap_or(true)) {
         return Ok((key.to_owned(), Some(own)));
+    }
+    if let Some(id) = wanted.beside {
+        let key = key_of_device(&states, id).ok_or_else(|| {
+            let what = "no device of ublk-dm; see `ublk-dm list`";
+            Failure::from(format!("--beside: /dev/ublkb{id} is {what}"))
+        })?;
+        return Ok((key.to_owned(), None));
+    }
+    let joined = if wanted.in_part { None } else { key_of_lower(&states, wanted.table) };
+    if let Some(key) = joined {
+        let lives = matches!(rundir.server(key), Some(Server { connection: Some(_), .. }));
+        if lives {
+            return Ok((key.to_owned(), None));
+        }
     }
     if let Some(key) = carrier.and_then(|id| key_of_carrier(&states, wanted.table, base, id)) {
         let lives = matches!(rundir.server(key), Some(Server { connection: Some(_), .. }));

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_goes_from_the_top_down() {
+    fn a_stack_goes_sort_top_down_down() {
         // A snapshot, a snapshot of that one, a mirror on the latter; their ids do not matter.
         let parts = [part(5, &[], 0, false), part(2, &[5], 1, false), part(3, &[2], 2, false)];
         assert_eq!(deletion(&parts), [2, 1, 0]);

@@ -61,7 +61,7 @@ pub(super) fn in_foreground(words: &[String], source: Option<&Path>) -> Result<E
             .into());
         }
     };
-    let own = takeover::carriers_of(&state.devices);
+    let own = takeover::lower_of(&state.devices);
     takeover::refuse_waiting(&takeover::disks_of(&state.devices), &own)?;
     let chosen = words
         .iter()
@@ -210,7 +210,7 @@ fn recover_family(
     let state = match rundir.server(key) {
         Some(Server { connection: Some(server), state, .. }) => {
             let devices = state.map_or_else(Vec::new, |state| state.devices);
-            return recover_left_out(server, left_out, &takeover::carriers_of(&devices));
+            return recover_left_out(server, left_out, &takeover::lower_of(&devices));
         }
         Some(Server { lives: false, state: Some(state), .. }) => state,
         Some(Server { lives: true, .. }) => {
@@ -233,7 +233,7 @@ fn recover_family(
             Err(why) => return why.into(),
         };
     let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
-    let own = takeover::carriers_of(&devices);
+    let own = takeover::lower_of(&devices);
     let free = takeover::refuse_waiting(&takeover::disks_of(&devices), &own);
     rundir.remove_socket(key);
     let server = free.and_then(|()| process::start(rundir, key));

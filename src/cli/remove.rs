@@ -104,9 +104,10 @@ fn before_it(doomed: &[Doomed], at: usize, kept: &[usize], force: bool) -> Resul
 /// that device would stay, and be written without its snapshot.
 fn carrier_can_go(doomed: &[Doomed], at: usize, snapshot: &DeviceReport) -> Result<(), Reason> {
     let part = &doomed[at].part;
+    let is_snapshot = snapshot.table.split(' ').nth(2) == Some("snapshot");
     for Doomed { what, part: below } in &doomed[at + 1..] {
         let What::Device(_, carrier) = what else { continue };
-        if below.server == part.server && part.stands_on(below) {
+        if below.server == part.server && part.stands_on(below) && is_snapshot {
             device::not_in_use(carrier.device().id).map_err(|why| {
                 why.context(format!(
                     "{}: not deleted, because its origin {} stays and would invalidate it",
@@ -263,6 +264,10 @@ fn del_orphan(
         return Err(
             format!("/dev/ublkb{id}: {upper} is a snapshot of it: delete that first").into()
         );
+    }
+    if let Some(upper) = left.iter().find(|other| other.joined().any(|lower| lower == which)) {
+        let upper = &upper.name;
+        return Err(format!("/dev/ublkb{id}: {upper} stands on it: delete that first").into());
     }
     // Recorded before the device is deleted: the devices that stay will be served again, and change
     // what this device would have shown.

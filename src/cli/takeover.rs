@@ -47,9 +47,9 @@ pub(super) fn disks_of(devices: &[DeviceState]) -> Vec<(u32, u32)> {
     devices.iter().flat_map(|device| device.disks.clone()).collect()
 }
 
-/// The devices that carry the origins of these.
-pub(super) fn carriers_of(devices: &[DeviceState]) -> Vec<u32> {
-    devices.iter().filter_map(|device| Some(device.carrier()?.id)).collect()
+/// The devices of the same server on which these stand.
+pub(super) fn lower_of(devices: &[DeviceState]) -> Vec<u32> {
+    devices.iter().flat_map(DeviceState::lower).map(|lower| lower.id).collect()
 }
 
 /// Checks, as far as possible beforehand, that a waiting device can be taken over. Nothing is
@@ -100,7 +100,7 @@ pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), 
     let DeviceState { name, id, cookie, .. } = wanted;
     refuse_unless_waiting(&mut control, *id, *cookie)
         .map_err(|why| not_recovered(name, Some(why)))?;
-    let own: Vec<u32> = wanted.carrier().iter().map(|carrier| carrier.id).collect();
+    let own: Vec<u32> = wanted.lower().map(|lower| lower.id).collect();
     refuse_waiting(&wanted.disks, &own).map_err(|why| not_recovered(name, Some(why)))?;
     match protocol::ask(server, &Command::RecoverLeftOut { devices: vec![wanted.device()] }) {
         Ok(reply) => taken_over(reply, std::slice::from_ref(wanted)),

@@ -254,11 +254,21 @@ impl DeviceState {
         DeviceRef { id: self.id, cookie: self.cookie }
     }
 
-    /// The disks of its table that its server opens: all but a device that carries its origin.
+    /// The disks of its table that its server opens: all but devices of the same server.
     pub fn opened(&self) -> Vec<String> {
         let mut words = self.spec.table.params.devices();
-        words.retain(|word| self.known.get(word).is_none_or(|known| known.device.is_none()));
+        words.retain(|word| self.known.get(word).is_none_or(|known| !known.is_own()));
         words
+    }
+
+    /// The devices of the same server that are disks of its table.
+    pub fn joined(&self) -> impl Iterator<Item = DeviceRef> {
+        self.known.values().filter_map(|known| known.joined)
+    }
+
+    /// The devices of the same server on which it stands: those, and the carrier of its origin.
+    pub fn lower(&self) -> impl Iterator<Item = DeviceRef> {
+        self.known.values().flat_map(|known| known.joined.into_iter().chain(known.device))
     }
 
     /// The device of the same server that carries its origin.

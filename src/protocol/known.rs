@@ -64,6 +64,16 @@ pub struct KnownDisk {
     /// [`State`]: crate::rundir::State
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceRef>,
+    /// It is a device of the same server, to which the requests go: it is not opened either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<DeviceRef>,
+}
+
+impl KnownDisk {
+    /// Whether it is a device of the same server.
+    pub fn is_own(&self) -> bool {
+        self.device.is_some() || self.joined.is_some()
+    }
 }
 
 impl KnownDisk {

@@ -25,6 +25,9 @@ const CARRYING: u32 = 2;
 /// table that asks for that: a server that ignored it would claim the disk, beside users of other
 /// parts.
 const LATER: u32 = 3;
+/// The version of a file with a device that is a disk of another one of the same server: a server
+/// that ignored that would open its own waiting device, which never answers.
+const JOINED: u32 = 4;
 
 /// What a server leaves for its successor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,7 +50,9 @@ impl State {
     pub fn new(boot_id: String, devices: Vec<DeviceState>) -> State {
         let carries = devices.iter().any(|device| device.carrier().is_some());
         let is_later = |device: &DeviceState| device.spec.options.fails() || is_unclaimed(device);
+        let joins = devices.iter().any(|device| device.joined().next().is_some());
         let version = match devices.iter().any(is_later) {
+            _ if joins => JOINED,
             true => LATER,
             false if carries => CARRYING,
             false => VERSION,
@@ -62,10 +67,10 @@ impl State {
     pub fn parse(bytes: &[u8], boot_id: &str) -> Result<Option<State>, String> {
         let damaged = |error: serde_json::Error| format!("damaged: {error}");
         match serde_json::from_slice::<Version>(bytes).map_err(damaged)?.version {
-            Some(VERSION | CARRYING | LATER) => {}
+            Some(VERSION | CARRYING | LATER | JOINED) => {}
             Some(version) => {
                 return Err(format!(
-                    "of version {version}; this program reads versions {VERSION} to {LATER}"
+                    "of version {version}; this program reads versions {VERSION} to {JOINED}"
                 ));
             }
             None => {
@@ -169,6 +174,12 @@ mod tests {
         assert_eq!(version("0 8 snapshot /o /c P 8", |_| {}), VERSION);
         assert_eq!(version("0 8 snapshot /o /c P 8", carried), CARRYING);
         assert_eq!(version("0 8 linear /a 0", fails), LATER);
+        let joined = |device: &mut DeviceState| {
+            device.spec.options.on_server_death = OnServerDeath::Fail;
+            let joined = Some(device.device());
+            device.known.insert("/a".to_owned(), KnownDisk { joined, ..KnownDisk::default() });
+        };
+        assert_eq!(version("0 8 linear /a 0", joined), JOINED);
     }
 
     #[test]

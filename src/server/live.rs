@@ -3,6 +3,7 @@
 mod disk;
 mod files;
 mod numbers;
+mod own;
 mod patience;
 mod thread;
 
@@ -24,7 +25,7 @@ use super::upgrade::is_broken;
 use super::users;
 use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::{Failure, Reason};
-use crate::protocol::{DeviceOptions, DeviceState, KnownDisk, Part};
+use crate::protocol::{DeviceOptions, DeviceRef, DeviceState, KnownDisk, Part};
 use crate::rundir::journal::{self, FileJournal};
 use crate::rundir::{RunDir, family_key};
 use crate::storage::silent;
@@ -35,6 +36,7 @@ use crate::storage::{
 use crate::ublk::{Control, DeviceInfo, Params, apart, device};
 use files::Files;
 use numbers::numbers;
+use own::{LiveDisk, OwnDisk};
 use patience::Patience;
 
 /// A family's part of the machine.
@@ -83,7 +85,7 @@ impl Live {
 }
 
 impl Machine for Live {
-    type Open = OpenDisk;
+    type Open = LiveDisk;
     type Thread = DataThread;
     type Handle = Handle;
     type Records = Files;
@@ -242,13 +244,33 @@ impl Machine for Live {
         DiskId::of(&std::fs::metadata(path).ok()?)
     }
 
-    fn open(&self, path: &str, access: Access, claim: Claim) -> Result<OpenDisk, OpenError> {
+    fn open(&self, path: &str, access: Access, claim: Claim) -> Result<LiveDisk, OpenError> {
         let (wanted, disk) = (path.to_owned(), Path::new(path));
         let opened = silent::within_limit(disk, move || OpenDisk::open(wanted, access, claim));
         let opened = opened.unwrap_or_else(|why| {
             Err(OpenError { path: disk.to_owned(), kind: OpenErrorKind::Io(why.into()) })
         });
+        let opened = opened.map(LiveDisk::Kernel);
         opened.map_err(|error| users::with_device(&self.files.rundir, error))
+    }
+
+    fn open_own(&self, device: DeviceRef, path: &str) -> Result<LiveDisk, OpenError> {
+        let fail = |kind| OpenError { path: path.into(), kind };
+        let io = |why: Reason| fail(OpenErrorKind::Io(why.into()));
+        let id = device.id;
+        let (disk, known) = self.node(id).ok_or_else(|| fail(OpenErrorKind::Missing))?;
+        let params = Control::open().and_then(|mut control| control.get_params(id));
+        let limits = device::as_own_disk(&params.map_err(|why| io(why.into()))?);
+        let size = self.call(move |thread| async move {
+            thread.group.device(id).and_then(|device| device.target().size())
+        });
+        let size = size.map_err(io)?.ok_or_else(|| fail(OpenErrorKind::Missing))?;
+        let (path, handle) = (path.to_owned(), self.thread.handle());
+        Ok(LiveDisk::Own(OwnDisk { device, path, id: disk, size, limits, known, handle }))
+    }
+
+    fn protect(&self, device: DeviceRef, read_only: bool) -> Result<(), Reason> {
+        device::protect(device.id, read_only)
     }
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {
@@ -284,8 +306,11 @@ impl Machine for Live {
         ))
     }
 
-    fn journal(&self, cow: &OpenDisk, new: StoreId) -> Result<Option<FileJournal>, Reason> {
-        cow_journal::open(&self.files.rundir, cow, new)
+    fn journal(&self, cow: &LiveDisk, new: StoreId) -> Result<Option<FileJournal>, Reason> {
+        match cow {
+            LiveDisk::Kernel(cow) => cow_journal::open(&self.files.rundir, cow, new),
+            LiveDisk::Own(_) => Ok(None),
+        }
     }
 
     fn discard_journal(&self, cow: &str) -> Result<(), Reason> {

@@ -1,7 +1,7 @@
 //! The system calls on an open disk that the standard library does not have.
 //!
-//! All of them are queries; only [`lock`] changes anything, which is the open file's lock. `unsafe`
-//! are the calls that no safe crate has.
+//! All of them are queries, but for [`lock`], which changes the open file's lock, and
+//! [`set_read_only`]. `unsafe` are the calls that no safe crate has.
 
 use std::fs::File;
 use std::io;
@@ -14,6 +14,8 @@ use rustix::fs::{AtFlags, StatxFlags, statx};
 const BLKGETSIZE64: libc::Ioctl = libc::_IOR::<libc::size_t>(0x12, 114);
 /// Whether a block device is read-only.
 const BLKROGET: libc::Ioctl = libc::_IO(0x12, 94);
+/// Makes a block device read-only, or writable.
+const BLKROSET: libc::Ioctl = libc::_IO(0x12, 93);
 
 /// Alignment, in bytes, that satisfies every device's memory and offset rules in a probe.
 const PROBE_ALIGN: usize = 4096;
@@ -36,6 +38,17 @@ pub fn size_bytes(file: &File) -> io::Result<u64> {
 /// Whether a block device is set read-only.
 pub fn is_read_only(file: &File) -> io::Result<bool> {
     Ok(ask::<libc::c_int>(file, BLKROGET)? != 0)
+}
+
+/// Makes a block device read-only, or writable, for all who open it from now on.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn set_read_only(file: &File, read_only: bool) -> io::Result<()> {
+    let value = libc::c_int::from(read_only);
+    // SAFETY: the ioctl reads a `c_int`, which lives through the call, and the descriptor is open.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKROSET, &raw const value) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The logical block size of a block device in bytes.

@@ -2,7 +2,7 @@
 
 mod limits;
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::num::NonZeroU16;
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,10 +12,11 @@ use libublk::sys;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use self::limits::MAX_IO_BYTES;
-pub use self::limits::{as_disk, check_fits, discard_of_chunks, params};
+pub use self::limits::{as_disk, as_own_disk, check_fits, discard_of_chunks, params};
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{DeviceOptions, OnServerDeath};
 use crate::storage::DiskId;
+use crate::sys::disk as node;
 use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, DeviceState, Params};
 
 /// Prefix of every disk's path.
@@ -322,6 +323,25 @@ pub fn not_in_use(id: u32) -> Result<(), Reason> {
     let claimed =
         OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path);
     not_claimed(id, claimed.map(drop))
+}
+
+/// Makes a device's node read-only for all who open it from now on, or writable. The node is opened
+/// only if it is not like that.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn protect(id: u32, read_only: bool) -> Result<(), Reason> {
+    let path = format!("{BLOCK_PATH}{id}");
+    let is = fs::read_to_string(format!("/sys/block/ublkb{id}/ro"));
+    if is.is_ok_and(|text| (text.trim() == "1") == read_only) {
+        return Ok(());
+    }
+    let set = || {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(&path)?;
+        node::set_read_only(&file, read_only)
+    };
+    let what = if read_only { "read-only" } else { "writable" };
+    set().map_err(|error| Failure::from(error).context(format!("{path}: cannot be made {what}")))
 }
 
 /// Fails if the device is in use, or a process has it open that is not just looking at it.

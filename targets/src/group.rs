@@ -7,6 +7,8 @@
 //! knows the snapshots that have left it (I9), and has a copy client of its own: its copies may
 //! wait for those of the device.
 
+mod stacks;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
@@ -57,43 +59,6 @@ impl Group {
         let (origins, shared_disks) = (Origins::default(), SharedDisks::default());
         let (upper, stacks) = (RefCell::default(), RefCell::default());
         Group { executor, host, copy, shared_disks, origins, upper, stacks, held, devices }
-    }
-
-    /// Has a device carry the origin of a disk that is the device itself, and waits until no
-    /// request of its users is under way past that origin. `name` is the disk's.
-    ///
-    /// # Errors
-    /// There is no such device, or no memory.
-    pub async fn carry(&self, id: u32, key: DiskKey, name: &str) -> Result<Rc<Origin>, String> {
-        let device = self.device(id).ok_or("the device is gone")?;
-        let origin = match device.carried() {
-            Some(origin) => origin,
-            None => {
-                let copy = self.upper_copy().ok_or("no memory for the copies of its snapshots")?;
-                let disk = stack::disk(&self.executor, name, &device, stack::SLOTS);
-                let (disk, watch) = disk.ok_or("the device has no table")?;
-                self.stacks.borrow_mut().push(watch);
-                self.origins.get_or(key, || Origin::new(disk, copy))
-            }
-        };
-        device.carry(origin.clone()).await;
-        Ok(origin)
-    }
-
-    fn upper_copy(&self) -> Option<copy::Client> {
-        let mut upper = self.upper.borrow_mut();
-        if upper.is_none() {
-            *upper = copy::Client::new(&self.executor, &self.host, None);
-        }
-        upper.clone()
-    }
-
-    /// The oldest operation of each origin that a device carries and that is not complete, as the
-    /// name of its disk and a number. One that the device holds is not in flight on any disk.
-    pub fn oldest_carried(&self) -> Vec<(String, u64)> {
-        let mut stacks = self.stacks.borrow_mut();
-        stacks.retain(stack::Watch::is_there);
-        stacks.iter().filter_map(stack::Watch::oldest).collect()
     }
 
     /// The origin of a disk, if a target needs it.

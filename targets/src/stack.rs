@@ -12,9 +12,10 @@
 //! disks, for an administrator, or for operations that are in slots or further down, never for a
 //! later one.
 //!
-//! The server has one kind of stack: the origin of snapshots that a device carries
-//! ([`Group::carry`](crate::group::Group::carry)). The operations are not requests of the device's
-//! users, which go through that origin themselves.
+//! The server has two kinds of stacks. One is the origin of snapshots that a device carries
+//! ([`Group::carry`](crate::group::Group::carry)): the operations are not requests of the device's
+//! users, which go through that origin themselves. The other is a device as the disk of another
+//! one's target ([`Group::disk_of`](crate::group::Group::disk_of)), for a device that carries none.
 //!
 //! The builder of a stack must ensure:
 //!
@@ -97,6 +98,17 @@ pub fn disk(
     if slots == 0 {
         return None;
     }
+    Some(with_slots(executor, name, device, slots, (size, limits)))
+}
+
+/// The same for a device that has no target, of this size and these limits. It must have a slot.
+pub(crate) fn with_slots(
+    executor: &Executor,
+    name: &str,
+    device: &Rc<Device>,
+    slots: usize,
+    (size, limits): (Sectors, Limits),
+) -> (Disk, Watch) {
     // The target decides whether a flush has anything to do: a later target may need it.
     let limits = Limits { volatile_cache: true, max_write_zeroes: Sectors(0), ..limits };
     let shared = Rc::new(Shared {
@@ -115,7 +127,7 @@ pub fn disk(
         executor.spawn(async move { shared.serve(slot).await });
     }
     let watch = Watch { name: name.to_owned(), shared: Rc::downgrade(&shared) };
-    Some((Disk::new(name, Rc::new(Stack { shared })), watch))
+    (Disk::new(name, Rc::new(Stack { shared })), watch)
 }
 
 /// Shows whether a device carries out the operations of a disk that it is.

@@ -1,6 +1,6 @@
-//! Devices on devices: a family whose origin and COWs are mirrors of the same process, judged as a
-//! family on plain disks is. A mirror must keep the same data as a disk, so the model need not know
-//! of it; a later life reads its first leg.
+//! Devices on devices: a family whose origin and COWs are mirrors of the same process, whose legs
+//! are devices made of ranges, judged as a family on plain disks is. A mirror must keep the same
+//! data as a disk, so the model need not know of it; a later life reads its first leg.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +10,7 @@ use dm_targets::copy;
 use dm_targets::device::{Device, OpenTarget};
 use dm_targets::disk::{Buffer, Disk, DiskError, Errno, Host};
 use dm_targets::exec::Executor;
+use dm_targets::linear::target::Linear;
 use dm_targets::mirror::target::Mirror;
 use dm_targets::mutant::{self, Mutant};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher};
@@ -60,7 +61,9 @@ impl Mirrors {
                 region,
                 ..fixture::Setup::small()
             };
-            let parts = fixture::parts(&of_mirror, host, &copy, vec![one.clone(), two.clone()]);
+            let legs = [one, two].map(|disk| through_range(executor, disk));
+            let legs = legs.into_iter().collect::<Option<Vec<_>>>().ok_or("no range")?;
+            let parts = fixture::parts(&of_mirror, host, &copy, legs);
             let target =
                 Target::Mirror(Mirror::open(parts).await.map_err(|error| error.to_string())?);
             target.activate(executor).await?;
@@ -81,6 +84,13 @@ impl Mirrors {
             copy.destroy().await;
         }
     }
+}
+
+/// A disk through a device that is made of a range of it.
+fn through_range(executor: &Executor, disk: &Disk) -> Option<Disk> {
+    let target = Target::Linear(Rc::new(Linear::new(disk.clone(), Sector(0), disk.size())));
+    let device = Rc::new(Device::new(OpenTarget { target, events: Rc::default() }));
+    Some(stack::disk(executor, disk.name(), &device, SLOTS)?.0)
 }
 
 /// Cases of families on plain disks, on mirrors. Disks that fail are left out: a mirror goes on

@@ -39,6 +39,10 @@ pub struct Created {
     /// What requests do while the device has no server
     #[arg(long, value_enum, default_value_t, conflicts_with = "no_recovery")]
     pub on_server_death: OnServerDeath,
+    /// Serve the device in the server of this device of ublk-dm, so that a mirror or a table over
+    /// both is served there as well. For tables of linear, error and zero
+    #[arg(long, value_name = "DEV", conflicts_with = "notable")]
+    pub beside: Option<PathBuf>,
     #[command(flatten)]
     pub loaded: Loaded,
 }
@@ -207,6 +211,9 @@ pub struct Common {
     /// is mounted, swap, or claimed by anybody else. A COW or a log is claimed nevertheless
     #[arg(long)]
     pub shared: bool,
+    /// The device whose server it is to have; a flag of `create`.
+    #[arg(skip)]
+    pub beside: Option<PathBuf>,
 }
 
 impl Common {
@@ -229,6 +236,7 @@ impl Common {
             on_server_death: OnServerDeath::Wait,
             force: false,
             shared: false,
+            beside: None,
         }
     }
 }

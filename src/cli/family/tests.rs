@@ -142,7 +142,7 @@ fn a_mirror_is_its_commands_own_after_its_legs_were_changed() {
         let states = [("mirror-block-7-1", state(vec![mirror("m", [3, 2], &[1, 2, 3])]))];
         let wanted = mirror(name, legs, &[]).spec.table;
         let (name, in_part) = (Some(name), false);
-        let wanted = Wanted { table: &wanted, in_part, name, own_name: name };
+        let wanted = Wanted { table: &wanted, in_part, beside: None, name, own_name: name };
         own_among(&states, &wanted, base).map(|(key, _)| key.to_owned())
     };
     let family = Some("mirror-block-7-1".to_owned());

@@ -22,7 +22,9 @@ use super::state::Administrator;
 use super::unconfirmed::Unconfirmed;
 use super::waiting::Errand;
 use crate::failure::{Failure, Kind, Reason};
-use crate::protocol::{DeviceOptions, DeviceSpec, DeviceState, KnownDisks, OnServerDeath, Reply};
+use crate::protocol::{
+    DeviceOptions, DeviceRef, DeviceSpec, DeviceState, KnownDisks, OnServerDeath, Reply,
+};
 use crate::ublk::device::{BLOCK_PATH, on_server_death};
 use crate::ublk::{DeviceInfo, kernels};
 
@@ -36,7 +38,9 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<Reply, Reason> {
         let mut disks = spec.table.params.devices();
         // A device of this server is not opened.
-        disks.retain(|disk| !matches!(self.carrier_at(disk, None), Ok(Some(_))));
+        disks.retain(|disk| {
+            self.own_at(disk).is_none() && !matches!(self.carrier_at(disk, None), Ok(Some(_)))
+        });
         Silent::on(&self.machine, disks)?;
         let prepared = self.prepare(spec, name.as_deref(), None)?;
         let info = self.make(&prepared, id)?;
@@ -150,6 +154,7 @@ impl<M: Machine> Administrator<M> {
         if let Some(cow) = &cow {
             self.forget_departure(cow);
         }
+        self.remember_node(DeviceRef { id, cookie: info.target_flags });
         self.devices.insert(
             id,
             Device {

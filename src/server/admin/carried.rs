@@ -48,6 +48,8 @@ impl<M: Machine> Administrator<M> {
             matches!(spec.table.params, Snapshot(_) | SnapshotMerge(_) | SnapshotOrigin { .. });
         match self.carrier() {
             Some(carrier) if !shares => carrier.id == id,
+            // Only what stands on it writes to it, and needs it while others are held.
+            None if self.is_disk(id, spec) => false,
             _ => devices::changes_origin(spec),
         }
     }
@@ -69,8 +71,18 @@ impl<M: Machine> Administrator<M> {
 
     /// Refuses a command that would end a device under its snapshots; `but`: those that end too.
     pub(super) fn refuse_carrier(&self, id: u32, but: &[u32], what: &str) -> Result<(), Reason> {
+        if let Some(upper) = self.joined_by(id, but) {
+            return Err(format!("/dev/ublkb{id}: {upper} stands on it: {what}").into());
+        }
         self.carried_by(id, but).map_or(Ok(()), |upper| {
             Err(format!("/dev/ublkb{id}: {upper} is a snapshot of it: {what}").into())
+        })
+    }
+
+    /// Refuses another length of a device with snapshots. One that is a disk of others may grow.
+    pub(super) fn refuse_to_resize_carrier(&self, id: u32) -> Result<(), Reason> {
+        self.carried_by(id, &[]).map_or(Ok(()), |upper| {
+            Err(format!("/dev/ublkb{id}: {upper} is a snapshot of it: it cannot be resized").into())
         })
     }
 
@@ -102,12 +114,14 @@ impl<M: Machine> Administrator<M> {
 
     /// Refuses a device whose operations a suspended one holds.
     pub(super) fn refuse_held(&self, id: u32) -> Result<(), Reason> {
-        let carrier = self.on_carrier(id).and_then(|carrier| self.devices.get(&carrier));
-        match carrier.filter(|carrier| carrier.suspended && !mutant::is(Mutant::HeldAwaited)) {
+        match self.held_by(id).filter(|_| !mutant::is(Mutant::HeldAwaited)) {
             None => Ok(()),
-            Some(Device { name, .. }) => {
+            Some(Device { name, info, .. }) => {
+                let is_carrier = self.on_carrier(id) == Some(info.id);
+                let on =
+                    if is_carrier { "of which it is a snapshot" } else { "on which it stands" };
                 let what = "is suspended and holds its I/O: resume that one first";
-                Err(format!("/dev/ublkb{id}: {name}, of which it is a snapshot, {what}").into())
+                Err(format!("/dev/ublkb{id}: {name}, {on}, {what}").into())
             }
         }
     }
@@ -143,6 +157,8 @@ impl<M: Machine> Administrator<M> {
             format!("{name} has a table loaded: resume it first")
         } else if entry.read_only {
             format!("{name} is read-only: make a snapshot of its disk")
+        } else if let Some(upper) = self.joined_by(id, &[]) {
+            format!("{upper} stands on {name}")
         } else if self.carrier().is_some_and(|carrier| carrier.id != id) {
             format!("another device of the server of {name} has snapshots already")
         } else {

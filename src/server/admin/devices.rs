@@ -61,6 +61,16 @@ impl Deps {
         self.0.values().find_map(|(_, known)| known.device)
     }
 
+    /// The devices of the same server that are disks.
+    pub(super) fn joined(&self) -> impl Iterator<Item = DeviceRef> {
+        self.0.values().filter_map(|(_, known)| known.joined)
+    }
+
+    /// The devices of the same server below the device: those, and the carrier of its origin.
+    pub(super) fn lower(&self) -> impl Iterator<Item = DeviceRef> {
+        self.0.values().flat_map(|(_, known)| known.joined.into_iter().chain(known.device))
+    }
+
     /// Forgets the disks that a table does not name.
     pub(super) fn retain(&mut self, words: &[String]) {
         self.0.retain(|word, _| words.contains(word));

@@ -152,7 +152,7 @@ impl<M: Machine> Administrator<M> {
         ids.iter().try_for_each(|id| self.refuse_carrier(*id, ids, "delete that first"))?;
         let mut ids = ids.to_vec();
         origins_first(&mut ids, |id| self.is_origin(id));
-        ids.sort_by_key(|id| self.is_carrier(*id));
+        self.sort_top_down(&mut ids);
         let (mut failed, mut saved, mut notes) = (Vec::new(), Ok(()), Vec::new());
         for id in &ids {
             match self.del_left_out(*id, force) {
@@ -202,6 +202,7 @@ impl<M: Machine> Administrator<M> {
             // The information whether it was written is lost with it.
             self.origin_changed |= self.changes_origin(id, &entry.spec);
             self.forget_carrier(id);
+            self.forget_node(id);
             self.forget_kept(&entry);
             log::info!("{}: deleted", entry.name);
         }

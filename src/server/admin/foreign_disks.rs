@@ -17,7 +17,8 @@ impl<M: Machine> Administrator<M> {
     /// How an open disk is recognized later.
     pub(super) fn known_disk(&self, disk: &M::Open) -> KnownDisk {
         let (name, number, place) = (disk.name(), disk.number_in_boot(), disk.place());
-        KnownDisk { name, number, store: Which::Unknown, place, ..KnownDisk::default() }
+        let (store, joined) = (Which::Unknown, disk.own());
+        KnownDisk { name, number, store, place, joined, ..KnownDisk::default() }
     }
 
     /// The same for a disk of a device; `again`: what the device's disks were, if it exists

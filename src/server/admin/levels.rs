@@ -1,10 +1,14 @@
-//! Taking over devices in two levels: those that carry origins, and what stands on them.
+//! Taking over devices in levels: those that carry origins or are disks of others, and what stands
+//! on them.
 //!
-//! Rule kept here: I5 and I9. A device that carries an origin has its target before the origin's
-//! snapshots have, and is started after them: its users' waiting requests must find all snapshots.
+//! Rules kept here: a device whose disks are devices has its target after these have, because it is
+//! opened through them. I5 and I9: a device that carries an origin has its target before the
+//! origin's snapshots have, and is started after them: its users' waiting requests must find all
+//! snapshots.
 
 use super::carried::without_carrier;
 use super::devices::Device;
+use super::joined::height;
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -33,11 +37,13 @@ impl<M: Machine> Default for Recovery<M> {
 }
 
 impl<M: Machine> Recovery<M> {
-    /// Refuses a device whose origin is carried by one that is not served.
+    /// Refuses a device whose origin is carried by one that is not served, or one of whose disks is
+    /// such a device.
     fn refuse_left(&self, admin: &Administrator<M>, device: &DeviceState) -> Result<(), Reason> {
+        let served: Vec<_> = self.served.iter().map(|(.., lower)| lower.device()).collect();
+        admin.refuse_without_lower(device, &served)?;
         let Some(carrier) = device.carrier() else { return Ok(()) };
-        let is_served = self.served.iter().any(|(.., lower)| lower.device() == carrier);
-        match is_served || mutant::is(Mutant::CarrierByNumber) {
+        match served.contains(&carrier) || mutant::is(Mutant::CarrierByNumber) {
             true => Ok(()),
             false => Err(without_carrier(carrier, admin.left_out.get(&carrier.id))),
         }
@@ -45,7 +51,7 @@ impl<M: Machine> Recovery<M> {
 }
 
 impl<M: Machine> Administrator<M> {
-    /// Serves devices, and starts none: those that carry origins before those that stand on them.
+    /// Serves devices, and starts none: each after those on which it stands.
     /// With `together` all or none; otherwise those that cannot be served are left out.
     ///
     /// # Errors
@@ -57,9 +63,7 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<Recovery<M>, Reason> {
         let silent = Silent::among(&self.machine, devices.iter());
         let mut recovery = Recovery::default();
-        let (upper, lower): (Vec<_>, Vec<_>) =
-            devices.into_iter().partition(|device| device.carrier().is_some());
-        for level in [lower, upper] {
+        for level in levels(devices) {
             if let Err(why) = self.serve_all(level, together, &silent, &mut recovery) {
                 self.give_back(recovery.served);
                 return Err(why);
@@ -155,6 +159,16 @@ impl<M: Machine> Administrator<M> {
         problems.extend(self.start_again(prepared, info, device).err());
         Ok(())
     }
+}
+
+/// Devices by their height, those that stand on none of the server first.
+fn levels(devices: Vec<DeviceState>) -> Vec<Vec<DeviceState>> {
+    let heights: Vec<usize> = devices.iter().map(|one| height(one.id, &devices)).collect();
+    let mut levels = vec![Vec::new(); heights.iter().max().map_or(1, |most| most + 1)];
+    for (device, height) in devices.into_iter().zip(heights) {
+        levels[height].push(device);
+    }
+    levels
 }
 
 /// The message that a device has no server yet.

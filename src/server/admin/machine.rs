@@ -17,9 +17,10 @@ use dm_targets::snapshot::losses::LossRecord;
 use dm_targets::units::{Sector, Sectors};
 
 use super::held::Held;
+pub use super::outcome::{Late, Removed, Waited};
 pub use super::thread::{Thread, ThreadHandle};
 use crate::failure::Reason;
-use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk, Part, Place, Which};
+use crate::protocol::{Cow, DeviceOptions, DeviceRef, DeviceState, KnownDisk, Part, Place, Which};
 use crate::rundir::departed::Departure;
 use crate::storage::signature::Signature;
 use crate::storage::{Access, Claim, DiskId, Ground, Limits, OpenError, OpenErrorKind};
@@ -35,6 +36,10 @@ pub trait OpenDisk: Send + 'static {
     fn size(&self) -> Sectors;
     /// Its limits.
     fn limits(&self) -> &Limits;
+    /// The device of this server that it is, if it is one.
+    fn own(&self) -> Option<DeviceRef> {
+        None
+    }
     /// Whether it was opened for reading only.
     fn is_read_only(&self) -> bool;
     /// A number that no other disk has had at its place in this boot; zero if there is none.
@@ -170,26 +175,6 @@ pub trait Records: Clone + Send + 'static {
     fn forget_departure(&self, cow: &Cow) -> Result<(), Reason>;
     /// The record of a COW that may be lost.
     fn losses(&self, cow: Cow) -> Self::Losses;
-}
-
-/// The result of closing a device's target.
-pub struct Removed {
-    /// Why acknowledged writes are lost with it, if they are.
-    pub closed: Result<(), Reason>,
-    /// For a merge, unless its store is invalid: whether a part of the snapshot is still on the
-    /// COW.
-    pub is_left: Option<bool>,
-}
-
-/// The result of a job that is no longer waited for; `None` until the job has ended.
-pub type Late<T> = Box<dyn FnMut() -> Option<T>>;
-
-/// The outcome of waiting for a job while disks answer.
-pub enum Waited<T> {
-    /// It has ended.
-    Done(T),
-    /// This disk does not answer. The job continues on its own.
-    Silent(String, Late<T>),
 }
 
 /// The machine of one family.
@@ -361,6 +346,16 @@ pub trait Machine: 'static {
     /// # Errors
     /// It cannot be opened with this access and claim; it is unchanged and unclaimed.
     fn open(&self, path: &str, access: Access, claim: Claim) -> Result<Self::Open, OpenError>;
+    /// A served device of this server as a disk, at a path that leads to it. Nothing is opened.
+    ///
+    /// # Errors
+    /// The kernel does not say what it can do, or it has no target.
+    fn open_own(&self, device: DeviceRef, path: &str) -> Result<Self::Open, OpenError>;
+    /// Makes the node of a device read-only, or writable, for all who open it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn protect(&self, device: DeviceRef, read_only: bool) -> Result<(), Reason>;
     /// The disks, all probed at once, that do not answer within a limit. This process opens none of
     /// them.
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String>;

@@ -56,7 +56,7 @@ impl<M: Machine> Administrator<M> {
             })?;
         }
         // Its disks may be others than when it was loaded.
-        self.refuse_circle_of(&table.table.params)?;
+        self.refuse_circle_of(&table.table.params, Some(id))?;
         let (name, mirror) = (entry.name.clone(), mirror.clone());
         let data_on = self.leg_with_data(entry, &mirror);
         if data_on.is_none() && !table.force {

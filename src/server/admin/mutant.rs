@@ -76,6 +76,16 @@ pub enum Mutant {
     CarrierEnds,
     /// A command waits for what a suspended device holds.
     HeldAwaited,
+    /// A device is deleted, or gets another table, under one that stands on it.
+    JoinedEnds,
+    /// A device in use becomes a disk of another one.
+    JoinedInUse,
+    /// A device that has snapshots becomes a disk of another one.
+    JoinsCarrier,
+    /// A device that is a disk is found by its number alone, or not at all.
+    JoinedByNumber,
+    /// Others can write to a device that is a disk.
+    JoinedWritable,
     /// A device that carries an origin is left to the next server before its snapshots.
     CarrierLeftFirst,
     /// The device that carries an origin is found by its number alone.

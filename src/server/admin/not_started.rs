@@ -54,7 +54,8 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn start_waiting(&mut self, ids: &[u32]) -> Vec<Problem> {
         let waits = |id: &&u32| self.devices.get(id).is_some_and(|entry| entry.waits);
         let mut ids: Vec<u32> = ids.iter().filter(waits).copied().collect();
-        ids.sort_by_key(|id| self.is_origin(*id) || self.is_carrier(*id));
+        ids.sort_by_key(|id| self.is_origin(*id));
+        self.sort_top_down(&mut ids);
         let problems = ids.into_iter().filter_map(|id| self.start_one(id).err()).collect();
         self.publish();
         problems

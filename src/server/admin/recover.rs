@@ -9,11 +9,14 @@
 //! loss is recorded before any device is live that may change the origin; it is revoked only by the
 //! server that knows that the origin has not changed.
 
+use std::cmp::Reverse;
+
 use dm_targets::target::Target;
 
 use super::carried::without_carrier;
 use super::deferred::{self, Begun};
 use super::devices::{Device, LeftOut, is_persistent_snapshot};
+use super::joined::height;
 use super::levels::{Recovery, not_recovered, now_invalid, served_state};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
@@ -64,7 +67,8 @@ impl<M: Machine> Administrator<M> {
             self.machine.records().write_state(served.chain(left_out).collect())?;
         }
         let mut served = served;
-        served.sort_by_key(|(_, info, _)| self.is_carrier(info.id));
+        let all: Vec<_> = served.iter().map(|(.., device)| device.clone()).collect();
+        served.sort_by_key(|(_, info, _)| Reverse(height(info.id, &all)));
         for (prepared, info, device) in served {
             problems.extend(self.start_again(prepared, info, device).err());
         }
@@ -147,6 +151,7 @@ impl<M: Machine> Administrator<M> {
         if ids.is_empty() {
             return Ok(problems);
         }
+        problems.extend(self.recover_lower(&mut ids)?);
         let held = self.hold_writers(&mut problems)?;
         let carrier = self.serve_carrier(&ids, &mut problems);
         // Snapshots before their origin, whose waiting requests are resubmitted.
@@ -173,6 +178,26 @@ impl<M: Machine> Administrator<M> {
         }
         problems.extend(self.save().err().map(Problem::from));
         self.keep_files = !self.left_out.is_empty();
+        Ok(problems)
+    }
+
+    /// Takes over those left-out devices that are disks of other ones, which are opened through
+    /// them, and removes them from `ids`.
+    fn recover_lower(&mut self, ids: &mut Vec<u32>) -> Result<Vec<Problem>, Reason> {
+        self.sort_bottom_up(ids);
+        let (mut problems, mut rest) = (Vec::new(), Vec::new());
+        for id in std::mem::take(ids) {
+            let left = self.left_out.get(&id).filter(|_| self.joined_by(id, &[]).is_some());
+            let Some(device) = left.map(|left| left.device.clone()) else {
+                rest.push(id);
+                continue;
+            };
+            match self.recover_one(device.clone()) {
+                Ok(some) => problems.extend(some),
+                Err(why) => problems.push(not_recovered(&device, why)),
+            }
+        }
+        *ids = rest;
         Ok(problems)
     }
 
@@ -219,6 +244,9 @@ impl<M: Machine> Administrator<M> {
                 return Err(without_carrier(carrier, left));
             }
         }
+        if self.left_out.contains_key(&device.id) {
+            self.refuse_without_lower(device, &[])?;
+        }
         if device.lost {
             self.mark_lost(device)?;
         }
@@ -241,6 +269,7 @@ impl<M: Machine> Administrator<M> {
             Ok(info)
         });
         let info = served?;
+        self.remember_node(device.device());
         self.keep_store(&prepared.target)?;
         // A suspended device is suspended again, from the first request on.
         let held = if device.suspended { self.hold(info.id, true, "recover")? } else { Ok(()) };

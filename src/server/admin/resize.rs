@@ -40,7 +40,7 @@ impl<M: Machine> Administrator<M> {
 
     fn grow(&mut self, id: u32, bytes: Option<u64>) -> Result<(), Reason> {
         self.refuse_unfinished(id)?;
-        self.refuse_carrier(id, &[], "it cannot be resized")?;
+        self.refuse_to_resize_carrier(id)?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         refuse_to_grow(entry).map_or(Ok(()), |why| Err(refused(why)))?;
         if matches!(entry.spec.table.params, TargetParams::Snapshot(_)) && self.merges() {

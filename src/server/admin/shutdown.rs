@@ -33,7 +33,7 @@ impl<M: Machine> Administrator<M> {
         if !mutant::is(Mutant::SnapshotBeforeOrigin) {
             origins_first(&mut ids, |id| self.is_origin(id));
         }
-        ids.sort_by_key(|id| self.is_carrier(*id));
+        self.sort_top_down(&mut ids);
         for id in ids {
             let beside_origin =
                 stays.iter().any(|(other, _)| self.is_origin(*other)) || self.has_waiting_origin();

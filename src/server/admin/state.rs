@@ -45,6 +45,8 @@ pub struct Administrator<M: Machine> {
     pub(super) origin_known: KnownDisk,
     /// The device of this server that carries the origin.
     pub(super) carrier: Option<DeviceRef>,
+    /// The devices that this server serves, started or not, by their nodes.
+    pub(super) nodes: BTreeMap<DiskId, DeviceRef>,
     /// It only completes COWs: an origin that a device of another server carries is not read.
     pub(super) completes: bool,
     /// Devices that another program has ended and that could not be removed yet.
@@ -90,6 +92,7 @@ impl<M: Machine> Administrator<M> {
             origin_shared: false,
             origin_known: KnownDisk::default(),
             carrier: None,
+            nodes: BTreeMap::new(),
             completes: false,
             kept: BTreeSet::new(),
             taken: BTreeMap::new(),
@@ -185,8 +188,9 @@ impl<M: Machine> Administrator<M> {
         devices.extend(coming);
         devices.sort_by_key(|device| device.id);
         self.machine.records().write_state(devices.clone())?;
+        let protected = self.protect_joined(&devices);
         self.on_record.replace(Some(devices));
-        Ok(())
+        protected
     }
 
     /// Ensures that the state file describes this server's devices as they are. Unchanged contents

@@ -56,7 +56,10 @@ impl<M: Machine> Administrator<M> {
         let mut ids: Vec<u32> = self.devices.keys().copied().collect();
         origins_first(&mut ids, |id| self.is_origin(id));
         // A device that is held holds the operations of the snapshots on it.
-        ids.sort_by_key(|id| self.is_carrier(*id) != mutant::is(Mutant::CarrierLeftFirst));
+        self.sort_top_down(&mut ids);
+        if mutant::is(Mutant::CarrierLeftFirst) {
+            ids.reverse();
+        }
         if !mutant::is(Mutant::LeftOffRecord) {
             self.record_anew()?;
             self.put_back(&ids)?;
@@ -103,7 +106,7 @@ impl<M: Machine> Administrator<M> {
             .filter(|(id, entry)| !entry.suspended && self.refuse_unfinished(**id).is_ok())
             .map(|(id, _)| *id)
             .collect();
-        running.sort_by_key(|id| !self.is_carrier(*id));
+        self.sort_bottom_up(&mut running);
         let resumed =
             running.into_iter().filter_map(|id| self.let_through(id, true, "upgrade").err());
         Failure::all(resumed.collect()).map_or(Ok(()), Err)

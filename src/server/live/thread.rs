@@ -6,20 +6,23 @@ use std::rc::Rc;
 use dm_targets::disk::Disk;
 use dm_targets::group::Group;
 
+use super::own::LiveDisk;
 use crate::data::{DataThread, Handle, ZEROES};
 use crate::failure::{Failure, Reason};
 use crate::server::admin::thread::{Thread, ThreadHandle};
-use crate::storage::OpenDisk;
 
 impl Thread for DataThread {
-    type Open = OpenDisk;
+    type Open = LiveDisk;
 
     fn group(&self) -> &Group {
         &self.group
     }
 
-    fn disk(&self, open: OpenDisk) -> Disk {
-        DataThread::disk(self, open)
+    fn disk(&self, open: LiveDisk) -> Disk {
+        match open {
+            LiveDisk::Kernel(open) => DataThread::disk(self, open),
+            LiveDisk::Own(own) => self.group.disk_of(own.device.id, &own.path),
+        }
     }
 
     fn zeroes(&self) -> Result<Disk, Reason> {

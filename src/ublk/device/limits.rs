@@ -82,6 +82,19 @@ pub fn as_disk(params: &Params) -> Limits {
     }
 }
 
+/// The same for a device to which the requests of another one of its server go: it can discard what
+/// its users can, from the start on.
+pub fn as_own_disk(params: &Params) -> Limits {
+    let discard = params.discard.as_ref().filter(|discard| discard.alignment == 0);
+    let (most, granularity) =
+        discard.map_or((0, 0), |discard| (discard.max_sectors, discard.granularity));
+    Limits {
+        discard_max_bytes: u64::from(most) * 512,
+        discard_granularity: granularity,
+        ..as_disk(params)
+    }
+}
+
 /// A device's limits, from those of the disks below it.
 pub fn params(
     disks: &[&Limits],

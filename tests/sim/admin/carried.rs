@@ -137,6 +137,7 @@ impl Stack {
             let kept = self.upper.take().filter(is_kept);
             self.left = kept.map(|known| (known.content, false));
             self.lower = None;
+            self.under.clear();
             return;
         }
         self.waits = matches!(step, Do::Write(Lower, _));
@@ -146,7 +147,9 @@ impl Stack {
             if self.is_dead(found) {
                 continue;
             }
-            if device.carrier().is_none() {
+            if let Some(word) = self.under_word(&device) {
+                self.under.insert(word, found);
+            } else if device.carrier().is_none() {
                 self.lower.get_or_insert(found);
             } else if self.upper.is_none() && matches!(step, Do::Add(Upper)) {
                 let Some(content) = shown.clone() else { continue };
@@ -154,6 +157,8 @@ impl Stack {
             }
         }
         self.lower = self.lower.filter(|device| !self.is_dead(*device));
+        let under = std::mem::take(&mut self.under).into_iter();
+        self.under = under.filter(|(_, device)| !self.is_dead(*device)).collect();
         // A server that leaves a snapshot out records that, and the next one cannot know whether
         // the device has changed.
         let away = self.away && matches!(step, Do::Recover);
@@ -170,7 +175,10 @@ impl Stack {
         }
         let recovered = self.recover();
         self.town.say(|| format!("end: recover: {recovered:?}"));
-        if self.lower.is_none() && !self.left().is_empty() {
+        let is_other = |device: &DeviceState| {
+            self.under_word(device).is_none() || self.is_dead(device.device())
+        };
+        if self.lower.is_none() && self.left().iter().any(is_other) {
             // One that was recorded and never live.
             return Ok(());
         }
@@ -195,8 +203,9 @@ impl Stack {
             self.judge(Lower)?;
             self.judge(Upper)?;
         }
+        self.judge_nodes()?;
         let mut all = self.left();
-        all.sort_by_key(|device| device.carrier().is_none());
+        all.sort_by_key(|device| (device.carrier().is_none(), device.joined().next().is_none()));
         for DeviceState { name, id, cookie, .. } in all {
             if !self.town.processes.contains_key(KEY) {
                 let deleted = self.town.del_orphan(KEY, id, cookie, true);
@@ -207,6 +216,7 @@ impl Stack {
             // A snapshot whose `add` has not come to its store has none to be marked.
             let deleted = self.ask(Command::Del { devices, force: true });
             self.town.say(|| format!("end: del {name}: {deleted:?}"));
+            self.judge_nodes()?;
         }
         // What a server did not live to record has never been live.
         let kernel = self.town.site.kernel.borrow();

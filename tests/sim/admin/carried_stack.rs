@@ -4,6 +4,7 @@
 //! The judge knows what users wrote to the device and to its snapshot, and nothing of who carries
 //! what: the snapshot shows what the device held when it was added, whoever writes to the device.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use dm_targets::disk::Memory;
@@ -25,9 +26,18 @@ pub(super) const KEY: &str = "mirror-a";
 pub(super) const COW: usize = 1;
 pub(super) const DISK: usize = 3;
 
-/// What the device is made of.
-pub(super) const LOWER: [&str; 2] =
-    ["0 8 mirror core 1 2 2 /a 0 /b 0 1 handle_errors", "0 8 linear /a 0"];
+/// What the device is made of: disks, or devices of its server.
+pub(super) const LOWER: [&str; 5] = [
+    "0 8 mirror core 1 2 2 /a 0 /b 0 1 handle_errors",
+    "0 8 linear /a 0",
+    "0 8 mirror core 1 2 2 /under-a 0 /under-b 0 1 handle_errors",
+    "0 4 linear /under-a 0\n4 4 linear /under-a 4",
+    "0 8 linear /under-m 0",
+];
+
+/// The devices below it, by the words above.
+const UNDER: [(&str, &str); 3] =
+    [("/under-a", "0 8 linear /a 0"), ("/under-b", "0 8 linear /b 0"), ("/under-m", LOWER[0])];
 
 /// A device of the town.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +82,8 @@ pub(super) struct Stack {
     /// What the legs hold; the device's content once it is there.
     pub disk: Content,
     pub lower: Option<DeviceRef>,
+    /// The devices below it, by their words.
+    pub under: BTreeMap<&'static str, DeviceRef>,
     pub upper: Option<Known>,
     /// What the snapshot showed that is deleted and not continued, and whether the device has
     /// changed since.
@@ -96,6 +108,7 @@ impl Stack {
             lower_line,
             disk,
             lower: None,
+            under: BTreeMap::new(),
             upper: None,
             left: None,
             waits: false,
@@ -109,7 +122,13 @@ impl Stack {
     pub fn spec(&self, part: Part) -> DeviceSpec {
         let carrier = self.lower.map_or(99, |lower| lower.id);
         let line = match part {
-            Lower => self.lower_line.to_owned(),
+            Lower => {
+                let path = |id: u32| format!("/dev/ublkb{id}");
+                let named = |line: String, (word, device): (&&str, &DeviceRef)| {
+                    line.replace(word, &path(device.id))
+                };
+                self.under.iter().fold(self.lower_line.to_owned(), named)
+            }
             Upper => format!("0 8 snapshot /dev/ublkb{carrier} /c0 P 2"),
         };
         let (table, other_origin) = (Table::parse_table(&line).unwrap(), self.adopts);
@@ -140,11 +159,56 @@ impl Stack {
             let process = Process::start(&self.town.site, KEY).ok_or("no server")?;
             self.town.processes.insert(KEY, process);
         }
-        let spec = self.spec(part);
+        if part == Lower {
+            self.add_under()?;
+        }
+        self.add_spec(self.spec(part))
+    }
+
+    fn add_spec(&mut self, spec: DeviceSpec) -> Result<DeviceRef, String> {
         match self.ask(Command::Add { name: None, id: None, spec })? {
             Reply::Added { device, .. } => Ok(device),
             other => Err(format!("{other:?}")),
         }
+    }
+
+    /// Adds the devices below the lower one that are not there.
+    fn add_under(&mut self) -> Result<(), String> {
+        for (word, line) in UNDER {
+            if self.lower_line.contains(word) && !self.under.contains_key(word) {
+                let table = Table::parse_table(line).unwrap();
+                let device = self.add_spec(DeviceSpec { table, ..Town::spec(What::Mirror) })?;
+                if !self.town.site.is_dead() {
+                    self.under.insert(word, device);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The word of a device, if it is one below the lower one.
+    pub fn under_word(&self, device: &DeviceState) -> Option<&'static str> {
+        let line = device.spec.table.to_string();
+        let mut all = UNDER.iter().filter(|(word, _)| self.lower_line.contains(word));
+        all.find(|(_, other)| Table::parse_table(other).unwrap().to_string() == line)
+            .map(|(word, _)| *word)
+    }
+
+    /// The nodes of devices that are disks of others are read-only, and no others.
+    pub fn judge_nodes(&self) -> Result<(), String> {
+        let left = self.left();
+        let kernel = self.town.site.kernel.borrow();
+        for device in self.under.values() {
+            let is_disk = left.iter().any(|one| one.joined().any(|lower| lower == *device));
+            match kernel.devices.get(&device.id) {
+                Some(found) if found.protected != is_disk => {
+                    let is = found.protected;
+                    return Err(format!("the node of {device:?}: read-only: {is}, not {is_disk}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The devices of the state file that the kernel has.
@@ -292,6 +356,7 @@ impl Stack {
             found.is_some_and(|found| is_ours(&found.info, device.cookie))
         };
         self.lower = self.lower.filter(|device| is_there(*device));
+        self.under.retain(|_, device| is_there(*device));
         match self.upper.take() {
             Some(known) if is_there(known.device) => self.upper = Some(known),
             Some(known) if known.owed => self.left = Some((known.content, false)),

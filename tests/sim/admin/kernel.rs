@@ -36,6 +36,8 @@ pub struct Device {
     pub in_use: bool,
     /// A user has it open without a claim.
     pub open: bool,
+    /// Its node is read-only, whatever the device is.
+    pub protected: bool,
     pub pending: Vec<Pending>,
     /// Requests that are sent to the next server before it starts the device: some kernels do that
     /// as soon as all queues are served.
@@ -108,6 +110,7 @@ impl Kernel {
             owner: Some(owner),
             in_use: false,
             open: false,
+            protected: false,
             pending: Vec::new(),
             early: Vec::new(),
         };

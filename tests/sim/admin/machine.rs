@@ -21,7 +21,7 @@ use super::records::{Directory, RecordsOfCow};
 use super::site::{Other, Site};
 use super::thread::{SimHandle, SimThread};
 use crate::failure::Reason;
-use crate::protocol::{DeviceOptions, KnownDisk, Part, Place};
+use crate::protocol::{DeviceOptions, DeviceRef, KnownDisk, Part, Place};
 use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, Removed, Waited};
 use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
@@ -30,7 +30,7 @@ use crate::ublk::{DeviceInfo, DeviceState, Params};
 
 /// The machine as a process sees it.
 pub struct SimMachine {
-    site: Rc<Site>,
+    pub(super) site: Rc<Site>,
     pid: u32,
     directory: Directory,
     pub(super) executor: Executor,
@@ -68,7 +68,10 @@ impl SimMachine {
     }
 
     /// Takes a step of the kernel.
-    fn act<T>(&self, act: impl FnOnce(&mut Kernel) -> Result<T, Reason>) -> Result<T, Reason> {
+    pub(super) fn act<T>(
+        &self,
+        act: impl FnOnce(&mut Kernel) -> Result<T, Reason>,
+    ) -> Result<T, Reason> {
         if !self.site.step() {
             return Err("the machine has ended".into());
         }
@@ -83,7 +86,7 @@ impl Drop for SimMachine {
     }
 }
 
-fn gone(id: u32) -> Reason {
+pub(super) fn gone(id: u32) -> Reason {
     format!("/dev/ublkb{id}: no such device").into()
 }
 
@@ -338,6 +341,14 @@ impl Machine for SimMachine {
         };
         let hold = held.ok_or_else(|| fail(OpenErrorKind::Busy { by: None }))?;
         Ok(SimOpen::of(found, slot, self.site.place(slot), access, hold))
+    }
+
+    fn open_own(&self, device: DeviceRef, path: &str) -> Result<SimOpen, OpenError> {
+        self.own_disk(device, path)
+    }
+
+    fn protect(&self, device: DeviceRef, read_only: bool) -> Result<(), Reason> {
+        self.set_protected(device, read_only)
     }
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {

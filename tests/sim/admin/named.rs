@@ -33,7 +33,8 @@ fn added() -> Result<(), String> {
             return Err(why);
         }
         let devices = stack.town.site.kernel.borrow().devices.len();
-        if devices != 2 || stack.left().len() != 2 {
+        let before = 2 + stack.under.len();
+        if devices != before || stack.left().len() != before {
             return Err(format!("{line}: {devices} devices"));
         }
         // A name of another disk does not matter, and the right one is taken.

@@ -13,7 +13,7 @@ use dm_targets::units::{Sector, Sectors};
 
 use super::site::Slot;
 use crate::failure::Reason;
-use crate::protocol::{Cow, Place, Which};
+use crate::protocol::{Cow, DeviceRef, KnownDisk, Place, Which};
 use crate::server::admin::machine::OpenDisk;
 use crate::storage::signature::{self, Signature};
 use crate::storage::{Access, DiskId, Limits, name_of_leg};
@@ -24,7 +24,7 @@ pub fn id_of(slot: usize) -> DiskId {
 
 /// The part of a disk that is read when it is opened: the beginnings of all stores, logs and file
 /// systems here.
-const HEAD: Sectors = Sectors(24);
+pub const HEAD: Sectors = Sectors(24);
 
 /// Which process has claimed a disk, and by which of its claims.
 #[derive(Default)]
@@ -118,9 +118,35 @@ pub struct SimOpen {
     /// No read of it succeeds.
     pub unreadable: bool,
     pub hold: Hold,
+    pub limits: Limits,
+    /// The device of the server that it is, instead of a disk in a slot.
+    pub own: Option<(DeviceRef, DiskId, KnownDisk)>,
 }
 
 impl SimOpen {
+    /// A device of the server, of which these are the first bytes.
+    pub fn of_own(
+        own: (DeviceRef, DiskId, KnownDisk),
+        path: &str,
+        (size, bytes): (Sectors, Vec<u8>),
+        limits: Limits,
+    ) -> SimOpen {
+        SimOpen {
+            slot: usize::MAX,
+            place: own.2.place.on.clone(),
+            path: path.to_owned(),
+            name: own.2.name.clone(),
+            number: own.2.number,
+            size,
+            bytes,
+            read_only: limits.read_only,
+            unreadable: false,
+            hold: Hold(None),
+            limits,
+            own: Some(own),
+        }
+    }
+
     /// The disk at a place of the machine, as it is now.
     pub fn of(found: &Slot, slot: usize, place: String, access: Access, hold: Hold) -> SimOpen {
         let visible = found.disk.borrow().visible();
@@ -135,6 +161,8 @@ impl SimOpen {
             read_only: access == Access::ReadOnly,
             unreadable: found.unreadable.get(),
             hold,
+            limits: LIMITS,
+            own: None,
         }
     }
 }
@@ -162,7 +190,11 @@ impl SimOpen {
 
 impl OpenDisk for SimOpen {
     fn id(&self) -> DiskId {
-        id_of(self.slot)
+        self.own.as_ref().map_or_else(|| id_of(self.slot), |(_, id, _)| *id)
+    }
+
+    fn own(&self) -> Option<DeviceRef> {
+        self.own.as_ref().map(|(device, ..)| *device)
     }
 
     fn path(&self) -> String {
@@ -174,7 +206,7 @@ impl OpenDisk for SimOpen {
     }
 
     fn limits(&self) -> &Limits {
-        &LIMITS
+        &self.limits
     }
 
     fn is_read_only(&self) -> bool {

@@ -33,6 +33,9 @@ impl Thread for SimThread {
     }
 
     fn disk(&self, open: SimOpen) -> Disk {
+        if let Some((device, ..)) = open.own {
+            return self.group.disk_of(device.id, &open.path);
+        }
         let disk = self.site.disks[open.slot].disk.borrow().clone();
         Held::disk(&open.path, disk, open.hold)
     }

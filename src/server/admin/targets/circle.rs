@@ -13,14 +13,44 @@ use crate::server::admin::machine::Machine;
 use crate::server::admin::state::Administrator;
 use crate::storage::Ground;
 
+fn is_mirror(table: &TargetParams) -> bool {
+    matches!(table, TargetParams::Mirror(_))
+}
+
+fn is_lines(table: &TargetParams) -> bool {
+    use TargetParams::{Error, Linear, Segments, Zero};
+    matches!(table, Linear(_) | Segments(_) | Error | Zero)
+}
+
 impl<M: Machine> Administrator<M> {
     /// Refuses a table whose disks stand on a device of this server, or on each other.
     pub(in crate::server::admin) fn refuse_circle_of(
         &self,
         table: &TargetParams,
+        over: Option<u32>,
     ) -> Result<(), Reason> {
         let words = table.devices();
-        self.refuse_circle(&words.iter().map(String::as_str).collect::<Vec<_>>())
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let joins = is_mirror(table) || is_lines(table);
+        let words = if joins { self.refuse_to_join_all(words, over)? } else { words };
+        self.refuse_circle(&words)
+    }
+
+    /// Refuses devices of this server among the disks that cannot be disks. Returns the other
+    /// disks.
+    fn refuse_to_join_all<'a>(
+        &self,
+        words: Vec<&'a str>,
+        over: Option<u32>,
+    ) -> Result<Vec<&'a str>, Reason> {
+        let mut others = Vec::new();
+        for word in words {
+            match self.own_at(word) {
+                Some(own) => self.refuse_to_join(word, own, over)?,
+                None => others.push(word),
+            }
+        }
+        Ok(others)
     }
 
     /// Refuses a new leg, replacing an old one or added, that stands on its mirror or on one of the
@@ -34,7 +64,8 @@ impl<M: Machine> Administrator<M> {
         let Some(mirror) = self.devices.get(&id).and_then(Device::mirror) else { return Ok(()) };
         let stay = mirror.legs.iter().enumerate().filter(|(at, _)| Some(*at) != place);
         let others = stay.map(|(_, other)| other.device.as_str()).chain(mirror.log_device());
-        self.refuse_circle(&std::iter::once(leg).chain(others).collect::<Vec<_>>())
+        let words = std::iter::once(leg).chain(others).collect();
+        self.refuse_circle(&self.refuse_to_join_all(words, Some(id))?)
     }
 
     /// The same for a snapshot. If a device of this server carries its origin, the COW stands
@@ -45,10 +76,9 @@ impl<M: Machine> Administrator<M> {
         table: &TargetParams,
     ) -> Result<(), Reason> {
         let Some(carrier) = self.carrier_at(&snapshot.origin, None)? else {
-            return self.refuse_circle_of(table);
+            return self.refuse_circle_of(table, None);
         };
-        let below = self.devices.get(&carrier.id).map(|entry| entry.spec.table.params.devices());
-        let below = below.unwrap_or_default();
+        let below = self.disks_below(carrier.id);
         let disks = std::iter::once(snapshot.cow.as_str()).chain(below.iter().map(String::as_str));
         self.refuse_circle(&disks.collect::<Vec<_>>())
     }
@@ -64,7 +94,7 @@ impl<M: Machine> Administrator<M> {
             TargetParams::Snapshot(snapshot) if is_carried => {
                 self.refuse_circle_of_snapshot(snapshot, &spec.table.params)
             }
-            table => self.refuse_circle_of(table),
+            table => self.refuse_circle_of(table, Some(id)),
         }
     }
 

@@ -96,14 +96,14 @@ impl<M: Machine> Administrator<M> {
         access: Access,
         sharing: Sharing,
     ) -> Result<(M::Open, bool), OpenError> {
-        let open = |claim| Ok((self.machine.open(path, access, claim)?, claim == Claim::Shared));
+        let open = |claim| Ok((self.open_disk(path, access, claim)?, claim == Claim::Shared));
         match sharing {
             Sharing::Never => Ok((self.open_unclaimed(path, access)?, false)),
             Sharing::Own => open(Claim::Exclusive),
             Sharing::Always => open(Claim::Shared),
             Sharing::Beside if mutant::is(Mutant::BesideMounted) => open(Claim::Shared),
-            Sharing::Beside => Ok((self.machine.open(path, access, Claim::Beside)?, false)),
-            Sharing::BesideIfBusy => match self.machine.open(path, access, Claim::Beside) {
+            Sharing::Beside => Ok((self.open_disk(path, access, Claim::Beside)?, false)),
+            Sharing::BesideIfBusy => match self.open_disk(path, access, Claim::Beside) {
                 Err(error) if is_others(&error) => open(Claim::Shared),
                 other => other.map(|disk| (disk, false)),
             },
@@ -130,7 +130,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Opens a disk that has no other user and that no device of another family stands on.
     fn open_unclaimed(&self, path: &str, access: Access) -> Result<M::Open, OpenError> {
-        let disk = self.machine.open(path, access, Claim::Exclusive)?;
+        let disk = self.open_disk(path, access, Claim::Exclusive)?;
         match self.claimed(disk.id(), &self.known_disk(&disk), None) {
             Some(kind) => Err(OpenError { path: path.into(), kind }),
             None => Ok(disk),

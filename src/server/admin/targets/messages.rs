@@ -14,8 +14,8 @@ use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::silent::Silent;
 use crate::server::admin::state::Administrator;
 use crate::server::admin::waiting::Errand;
+use crate::storage::DiskId;
 use crate::storage::word::leg_of;
-use crate::storage::{Access, Claim, DiskId};
 use crate::ublk::device;
 use dm_targets::mirror::table::{Leg, Mirror as Table};
 use dm_targets::mirror::target::Mirror;
@@ -100,7 +100,9 @@ impl<M: Machine> Administrator<M> {
         place: Option<usize>,
     ) -> Result<NewLeg<M::Open>, Reason> {
         self.refuse_circle_of_leg(id, &leg.device, place)?;
-        Silent::on(&self.machine, [leg.device.clone()])?;
+        if self.own_at(&leg.device).is_none() {
+            Silent::on(&self.machine, [leg.device.clone()])?;
+        }
         let legs = self.legs(id)?;
         let (disk, claimed_by) = self.open_new_leg(id, leg, place, &legs)?;
         self.refuse_own_disk(id, &disk, leg, place)?;
@@ -130,7 +132,7 @@ impl<M: Machine> Administrator<M> {
         let Some(mirror) = self.devices.get(&id).and_then(Device::mirror) else { return Ok(()) };
         let sources = mirror.legs.iter().zip(sources).filter(|(_, source)| *source);
         let right = sources.filter_map(|(other, _)| {
-            let disk = self.machine.open(&other.device, Access::ReadOnly, Claim::Shared).ok()?;
+            let disk = self.look_at(&other.device).ok()?;
             content_of_leg(&disk, other.offset, len).ok()
         });
         let right: Vec<_> = right.flatten().collect();

@@ -61,7 +61,7 @@ impl<M: Machine> Administrator<M> {
         name: Option<&str>,
         again: Option<&KnownDisks>,
     ) -> Result<NewDevice<M>, Reason> {
-        if !self.devices.is_empty() || self.origin.is_some() {
+        if self.has_others_than_lower(&spec.table.params, name) || self.origin.is_some() {
             return Err(format!(
                 "{}: in use by another device of this server; if both have --shared, each mirror \
                  gets a server of its own",
@@ -70,7 +70,7 @@ impl<M: Machine> Administrator<M> {
             .into());
         }
         if again.is_none() {
-            self.refuse_circle_of(&spec.table.params)?;
+            self.refuse_circle_of(&spec.table.params, None)?;
         }
         let past = if again.is_some() { self.past_of(spec.source) } else { Past::None };
         let past = if mutant::is(Mutant::SourceForgotten) { Past::None } else { past };

@@ -12,7 +12,6 @@ use crate::failure::{Failure, Kind, Reason};
 use crate::server::admin::devices::no_device;
 use crate::server::admin::machine::{Machine, OpenDisk};
 use crate::server::admin::state::Administrator;
-use crate::storage::{Access, Claim};
 
 impl<M: Machine> Administrator<M> {
     /// Refuses to make a device longer over data of others, unless it shares its disks with them,
@@ -39,7 +38,7 @@ impl<M: Machine> Administrator<M> {
         };
         let part = Sectors(len.0 - before.0);
         for (path, offset) in &ranges {
-            let disk = self.machine.open(path, Access::ReadOnly, Claim::Shared)?;
+            let disk = self.look_at(path)?;
             let start = offset.plus(before);
             let has_start = *offset == Sector(0);
             // What is at the start of the disk is the device's own there, or that of a linear

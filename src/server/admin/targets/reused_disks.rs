@@ -16,7 +16,7 @@ use crate::server::admin::devices::{Device, is_lines, ranges_of};
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::state::Administrator;
-use crate::storage::{Access, Claim, DiskId, OpenError, OpenErrorKind};
+use crate::storage::{DiskId, OpenError, OpenErrorKind};
 
 /// A disk of the old table, or of another device.
 pub(super) struct ReusedDisk<D> {
@@ -49,7 +49,7 @@ impl<M: Machine> Administrator<M> {
         let Some(entry) = over.and_then(|id| self.devices.get(&id)) else { return Ok(None) };
         let disk = self.machine.disk_at(path);
         let Some(place) = disk.and_then(|disk| place_of(entry, disk)) else { return Ok(None) };
-        let disk = self.machine.open(path, Access::ReadOnly, Claim::Shared)?;
+        let disk = self.look_at(path)?;
         let shared = is_shared(entry, disk.id());
         let unclaimed = entry.deps.of(disk.id()).is_some_and(|known| known.unclaimed);
         Ok(Some(ReusedDisk { disk, place: Some(place), shared, unclaimed }))
@@ -71,7 +71,7 @@ impl<M: Machine> Administrator<M> {
         if !is_there? {
             return Ok(None);
         }
-        let disk = self.machine.open(path, Access::ReadOnly, Claim::Shared)?;
+        let disk = self.look_at(path)?;
         let found = self.known_disk(&disk);
         let now = found.number;
         let unasked = spec.force || again.is_some();
@@ -194,8 +194,12 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Refuses a device in a server that has a mirror.
-    pub(super) fn refuse_beside_mirror(&self) -> Result<(), Reason> {
+    /// Refuses a device in a server that has a mirror, unless one of the two stands on devices of
+    /// the server.
+    pub(super) fn refuse_beside_mirror(&self, table: &TargetParams) -> Result<(), Reason> {
+        if self.is_on_own(table) || self.has_mirror_on_own() {
+            return Ok(());
+        }
         let served = self.devices.values().map(|entry| (&entry.name, &entry.spec));
         let left = self.left_out.values().map(|left| (&left.device.name, &left.device.spec));
         let is_mirror = |spec: &DeviceSpec| matches!(spec.table.params, TargetParams::Mirror(_));

@@ -71,10 +71,10 @@ impl<M: Machine> Administrator<M> {
         over: Option<u32>,
     ) -> Result<NewDevice<M>, Reason> {
         if again.is_none() {
-            self.refuse_circle_of(&spec.table.params)?;
+            self.refuse_circle_of(&spec.table.params, over)?;
         }
         if over.is_none() {
-            self.refuse_beside_mirror()?;
+            self.refuse_beside_mirror(&spec.table.params)?;
         }
         let Disks { disks, of_line, deps } = self.open_lines(&lines, &spec, again, over)?;
         let limits: Vec<_> = disks.iter().map(|disk| disk.limits).collect();
