@@ -64,6 +64,7 @@ mod reattached;
 mod resize;
 mod scale;
 mod shared;
+mod stack_joined;
 mod stack_named;
 mod stack_tables;
 mod stacks;
@@ -128,6 +129,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     claims::cases,
     stack_named::cases,
     shared::cases,
+    stack_joined::cases,
     stack_tables::cases,
     stacks::cases,
     stands::cases,
