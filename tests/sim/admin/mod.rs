@@ -32,6 +32,7 @@ mod held;
 mod kernel;
 mod last;
 mod left_alone;
+mod left_disks;
 mod lines;
 mod lines_refused;
 mod lives;
