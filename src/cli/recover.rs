@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
+use dm_targets::table::TargetParams;
+
 use super::client::{Family, Known, must_answer, open_rundir};
 use super::disk_word::Disks;
 use super::gone;
@@ -68,8 +70,7 @@ pub(super) fn in_foreground(words: &[String], source: Option<&Path>) -> Result<E
         .map(|word| Ok(known.find(word)?.1.device()))
         .collect::<Result<Vec<_>, Reason>>()?;
     let (mut devices, mut wanted) = (Vec::new(), Vec::new());
-    for device in state.devices {
-        let device = with_source(device, source)?;
+    for device in all_with_source(state.devices, source)? {
         wanted.extend(chosen.contains(&device.device()).then(|| device.clone()));
         devices.push(device);
     }
@@ -127,6 +128,21 @@ fn with_source(mut device: DeviceState, source: Option<&Path>) -> Result<DeviceS
     };
     device.spec.source = Some(place_of(&device.spec.table, source, &mut disks).map_err(refused)?);
     Ok(device)
+}
+
+/// The devices of a family, with `source` for its mirror: snapshots of that have no legs.
+fn all_with_source(
+    devices: Vec<DeviceState>,
+    source: Option<&Path>,
+) -> Result<Vec<DeviceState>, Reason> {
+    let is_mirror =
+        |device: &DeviceState| matches!(device.spec.table.params, TargetParams::Mirror(_));
+    let has_mirror = devices.iter().any(is_mirror);
+    let with = |device: DeviceState| {
+        let is_for_it = is_mirror(&device) || !has_mirror;
+        with_source(device, source.filter(|_| is_for_it))
+    };
+    devices.into_iter().map(with).collect()
 }
 
 /// Starts a new server for every family of the chosen devices whose server has died.
@@ -226,12 +242,10 @@ fn recover_family(
     }
     // Devices that another program has deleted are included: the origin's server must know what
     // became of a snapshot.
-    let devices = state.devices.into_iter();
-    let devices: Vec<DeviceState> =
-        match devices.map(|device| with_source(device, source)).collect() {
-            Ok(devices) => devices,
-            Err(why) => return why.into(),
-        };
+    let devices = match all_with_source(state.devices, source) {
+        Ok(devices) => devices,
+        Err(why) => return why.into(),
+    };
     let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     let own = takeover::lower_of(&devices);
     let free = takeover::refuse_waiting(&takeover::disks_of(&devices), &own);
@@ -289,5 +303,10 @@ mod tests {
         }
         let named = |source| with_source(mirror(), source).unwrap().spec.source;
         assert_eq!((named(Some(Path::new("/b"))), named(None)), (Some(1), None));
+        // Its snapshot is recovered with it.
+        let family = vec![mirror(), of_table("0 8 snapshot /dev/ublkb7 /c P 8")];
+        let all = all_with_source(family, Some(Path::new("/b"))).unwrap();
+        let sources: Vec<_> = all.iter().map(|device| device.spec.source).collect();
+        assert_eq!(sources, [Some(1), None]);
     }
 }

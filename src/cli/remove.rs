@@ -100,7 +100,7 @@ fn before_it(doomed: &[Doomed], at: usize, kept: &[usize], force: bool) -> Resul
     if force { Ok(()) } else { carrier_can_go(doomed, at, device) }
 }
 
-/// Refuses a snapshot of a device of the same server that is to be deleted after it and is in use:
+/// Refuses a snapshot of a device of the same server that is to be deleted after it and is open:
 /// that device would stay, and be written without its snapshot.
 fn carrier_can_go(doomed: &[Doomed], at: usize, snapshot: &DeviceReport) -> Result<(), Reason> {
     let part = &doomed[at].part;
@@ -108,7 +108,7 @@ fn carrier_can_go(doomed: &[Doomed], at: usize, snapshot: &DeviceReport) -> Resu
     for Doomed { what, part: below } in &doomed[at + 1..] {
         let What::Device(_, carrier) = what else { continue };
         if below.server == part.server && part.stands_on(below) && is_snapshot {
-            device::not_in_use(carrier.device().id).map_err(|why| {
+            device::not_open(carrier.device().id).map_err(|why| {
                 why.context(format!(
                     "{}: not deleted, because its origin {} stays and would invalidate it",
                     snapshot.name, carrier.name

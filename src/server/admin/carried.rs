@@ -345,7 +345,17 @@ impl<M: Machine> Administrator<M> {
     /// Whether a snapshot is kept by a server that ends, because its origin will be written.
     pub(super) fn is_beside_carrier(&self, id: u32) -> bool {
         let is_carried = self.on_carrier(id).is_some() && !mutant::is(Mutant::SnapshotBeforeOrigin);
-        is_carried && self.is_carrier_in_use()
+        let carrier = self.carrier().filter(|carrier| self.devices.contains_key(&carrier.id));
+        is_carried && carrier.is_some_and(|carrier| self.refuse_used(carrier.id).is_err())
+    }
+
+    /// Refuses to end a device that is in use. One that carries an origin ends after its snapshots,
+    /// so it must not turn out only then that a process has it open.
+    pub(super) fn refuse_used(&self, id: u32) -> Result<(), Reason> {
+        match self.is_carrier(id) && !mutant::is(Mutant::OpenCarrierUnseen) {
+            true => self.machine.not_open(id),
+            false => self.machine.not_in_use(id),
+        }
     }
 
     /// Whether the device that carries the origin is in use: it will be written.

@@ -152,16 +152,20 @@ impl<M: Machine> Administrator<M> {
         self.restore_departures(vec![departure])
     }
 
-    /// Records as lost what has left the disks that ranges or a mirror write to: they know no
-    /// snapshots, so nothing tells later whether they have changed the disk.
+    /// Records as lost what has left the disks that a table writes to, other than as their origin:
+    /// such a table knows no snapshots, so nothing tells later whether it has changed the disk.
+    /// Called before the table is on record.
     pub(super) fn lose_departures_on(&self, deps: &Deps, spec: &DeviceSpec) -> Result<(), Reason> {
-        use TargetParams::{Linear, Mirror, Segments};
-        let writes = matches!(spec.table.params, Linear(_) | Mirror(_) | Segments(_));
-        if !writes || spec.options.read_only || mutant::is(Mutant::RangesUntold) {
+        use TargetParams::{Linear, Segments};
+        // A mirror whose users cannot write is recovered nevertheless.
+        let only_read =
+            spec.options.read_only && matches!(spec.table.params, Linear(_) | Segments(_));
+        if only_read || mutant::is(Mutant::RangesUntold) {
             return Ok(());
         }
+        let origin = origin_word(&spec.table.params);
         let records = self.machine.records();
-        for (word, _, known) in deps.disks() {
+        for (word, _, known) in deps.disks().filter(|(word, ..)| Some(*word) != origin) {
             for departure in records.departures(&known.name, known.number)? {
                 let loss = departure.loss();
                 records.losses(departure.cow).record(loss).map_err(|why| {
@@ -211,5 +215,16 @@ impl<M: Machine> Administrator<M> {
     /// Whether the family has another device.
     pub(super) fn goes_on_without(&self, id: u32) -> bool {
         self.devices.keys().chain(self.left_out.keys()).any(|other| *other != id)
+    }
+}
+
+/// The disk of which a device is the origin, or a snapshot: that origin knows what has left it.
+fn origin_word(params: &TargetParams) -> Option<&str> {
+    match params {
+        TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {
+            Some(&snapshot.origin)
+        }
+        TargetParams::SnapshotOrigin { origin } => Some(origin),
+        _ => None,
     }
 }

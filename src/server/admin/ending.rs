@@ -147,7 +147,7 @@ impl<M: Machine> Administrator<M> {
         if !force && !mutant::is(Mutant::UseIgnored) {
             // All or none: no device has been deleted when one is refused here.
             let mut served = ids.iter().filter(|id| self.devices.contains_key(id));
-            served.try_for_each(|id| self.machine.not_in_use(*id))?;
+            served.try_for_each(|id| self.refuse_used(*id))?;
         }
         ids.iter().try_for_each(|id| self.refuse_carrier(*id, ids, "delete that first"))?;
         let mut ids = ids.to_vec();

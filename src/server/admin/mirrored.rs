@@ -30,7 +30,7 @@ use super::targets::Replaced;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceSpec;
-use crate::storage::DiskId;
+use crate::storage::{Access, Claim, DiskId};
 
 impl<M: Machine> Administrator<M> {
     /// Opens a mirror that replaces a device's table of ranges. It is recovered from the leg that
@@ -61,6 +61,7 @@ impl<M: Machine> Administrator<M> {
         let data_on = self.leg_with_data(entry, &mirror);
         if data_on.is_none() && !table.force {
             refuse_torn_data(entry, &mirror, |leg| self.machine.disk_at(leg))?;
+            self.refuse_no_data(entry, table)?;
         }
         let data_on = data_on.filter(|_| !mutant::is(Mutant::LegWithDataForgotten));
         if let (Some(source), Some(right), false) = (table.source, data_on, table.force) {
@@ -95,6 +96,27 @@ impl<M: Machine> Administrator<M> {
                 })
         };
         mirror.legs.iter().position(is_it)
+    }
+
+    /// Refuses a mirror none of whose legs has any of a device's data, unless one is named: what
+    /// the device showed would be gone without a word.
+    fn refuse_no_data(&self, entry: &Device, table: &DeviceSpec) -> Result<(), Reason> {
+        let lines = ranges_of(&entry.spec.table).unwrap_or_default();
+        let data = lines.iter().find_map(|line| line.params.linear());
+        let asked = table.source.is_none() && !mutant::is(Mutant::NoLegWithData);
+        let Some(linear) = data.filter(|_| asked) else { return Ok(()) };
+        for leg in table.table.params.devices() {
+            // A leg that has the data under another name is refused for that.
+            if let Ok(disk) = self.machine.open(&leg, Access::ReadOnly, Claim::Shared) {
+                self.refuse_second_name(&leg, &disk)?;
+            }
+        }
+        Err(format!(
+            "{}: the device's data are on it, and no leg has them in their place: name the leg \
+             that is right with --source, or use --force",
+            linear.device
+        )
+        .into())
     }
 
     /// Refuses ranges in the place of a mirror that are on a leg that is not known to be right, or

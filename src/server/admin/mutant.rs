@@ -42,6 +42,8 @@ pub enum Mutant {
     /// A mirror that replaces a device's ranges is recovered from its first leg, wherever the
     /// device's data are.
     LegWithDataForgotten,
+    /// A mirror takes the place of ranges none of whose data is on a leg, and a leg is guessed.
+    NoLegWithData,
     /// A mirror is left for a leg that is not known to be right.
     LeftUnjudged,
     /// A mirror is left, and its other legs are not recorded as stale.
@@ -88,6 +90,8 @@ pub enum Mutant {
     JoinedWritable,
     /// A device that carries an origin is left to the next server before its snapshots.
     CarrierLeftFirst,
+    /// A process that has such a device open is noticed only after its snapshots have ended.
+    OpenCarrierUnseen,
     /// The device that carries an origin is found by its number alone.
     CarrierByNumber,
     /// A device is live under a later server without the origin that snapshots have left.

@@ -28,6 +28,10 @@ impl<M: Machine> Administrator<M> {
         if directory.is_some() {
             self.refuse_claimed(&deps, &spec)?;
             self.refuse_renumbered(&spec.table.params.devices(), &spec.named)?;
+            // What has left the old table's disks meanwhile has been written past, too.
+            let old = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+            self.lose_departures_on(&old.deps, &old.spec)?;
+            self.lose_departures_on(&deps, &spec)?;
         }
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         entry.leaving = if again { Vec::new() } else { leaving(entry, &spec) };

@@ -125,10 +125,6 @@ impl<M: Machine> Administrator<M> {
         if self.changes_origin(id, table) && !mutant::is(Mutant::LeftOutBesideExchange) {
             self.lose_left_out(None)?;
         }
-        let old = self.devices.get(&id).map(|entry| (entry.deps.clone(), entry.spec.clone()));
-        let (old_deps, old_spec) = old.ok_or_else(|| no_device(id))?;
-        self.lose_departures_on(&old_deps, &old_spec)?;
-        self.lose_departures_on(&deps, &spec)?;
         let left = self.record_left_behind(id, cow)?;
         let unrecorded = mutant::is(Mutant::LinesNotRecorded);
         let recorded = if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, false) };

@@ -338,6 +338,7 @@ fn every_mutant_of_carried_origins_is_killed() {
     let mut alive = Vec::new();
     for mutant in [
         Mutant::CarrierEnds,
+        Mutant::OpenCarrierUnseen,
         Mutant::HeldAwaited,
         Mutant::CarrierByNumber,
         Mutant::NotCarriedAgain,

@@ -54,6 +54,30 @@ fn ends_after_its_snapshots() {
     }
 }
 
+/// A process has a device open, without a claim: neither SIGTERM nor `del` ends its snapshots,
+/// which would be lost with the device's next write.
+fn stays_with_its_snapshots_while_it_is_open() {
+    for line in LOWER {
+        for terminated in [false, true] {
+            let (mut stack, lower, upper) = stack(line);
+            let site = stack.town.site.clone();
+            site.kernel.borrow_mut().devices.get_mut(&lower.id).unwrap().open = true;
+            if terminated {
+                stack.act(Do::Terminate).unwrap();
+                stack.act(Do::Recover).unwrap();
+            } else {
+                let why =
+                    refused(&mut stack, Command::Del { devices: vec![lower, upper], force: false });
+                assert!(why.contains("it is open"), "{why}");
+            }
+            assert_eq!((stack.device(Lower), stack.device(Upper)), (Some(lower), Some(upper)));
+            stack.act(Do::Write(Lower, 0)).unwrap();
+            stack.judge(Upper).unwrap();
+            stack.judge(Lower).unwrap();
+        }
+    }
+}
+
 /// While a device is suspended no command waits for what it holds.
 fn what_a_suspended_device_holds_is_not_awaited() {
     for line in LOWER {
@@ -196,6 +220,7 @@ pub(super) fn all() {
     left_out_with_its_device();
     another_device_at_the_number();
     completed_alone();
+    stays_with_its_snapshots_while_it_is_open();
 }
 
 #[test]
@@ -232,4 +257,9 @@ fn a_device_is_found_by_its_cookie() {
 #[test]
 fn a_cow_is_completed_without_the_device() {
     completed_alone();
+}
+
+#[test]
+fn a_device_that_is_open_stays_with_its_snapshots() {
+    stays_with_its_snapshots_while_it_is_open();
 }

@@ -33,6 +33,7 @@ mod joined;
 mod kernel;
 mod last;
 mod left_alone;
+mod left_disks;
 mod lines;
 mod lines_refused;
 mod lives;

@@ -1,10 +1,13 @@
-//! Mirrors that take the place of one with other disks: without its data, or not there at all.
+//! Mirrors that take the place of one with other disks, or of ranges: without the data, or not
+//! there at all.
 
 use super::moves_refused::{put, read, rest, spec, town, write};
 use super::town::Town;
 use crate::protocol::DeviceSpec;
 
 const LOGGED: &str = "0 8 mirror disk 2 /c0 2 2 /a 0 /b 0";
+/// A mirror without any of the data of a linear device on `/a`.
+const FOREIGN: &str = "0 8 mirror core 1 2 2 /b 0 /c 0";
 const CORE: &str = "0 8 mirror core 1 2 2 /a 0 /b 0";
 
 /// A device on a mirror in sync.
@@ -68,4 +71,37 @@ fn broken_rules_of_other_disks_are_noticed() {
     let closed = lives(a_mirror_is_not_closed_for_one_whose_disk_is_not_there);
     mutant::set(None);
     assert!(!replaced && !closed, "replaced: {replaced}, closed: {closed}");
+}
+
+/// No leg has any data of the device: which one is right is not guessed.
+#[test]
+fn a_mirror_without_the_data_needs_a_source() {
+    let old = "0 8 linear /a 0";
+    for mirror in [FOREIGN, "0 8 mirror core 2 2 nosync 2 /b 0 /c 0"] {
+        let mut town = town();
+        put(&mut town, spec(old)).unwrap();
+        let why = put(&mut town, spec(mirror)).unwrap_err();
+        let parts = ["/a: the device's data are on it", "--source", "continues to run"];
+        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+        assert_eq!(read(&mut town), 7);
+    }
+    for asked in [DeviceSpec { source: Some(1), ..spec(FOREIGN) }, forced(FOREIGN)] {
+        let mut town = town();
+        put(&mut town, spec(old)).unwrap();
+        put(&mut town, asked).unwrap();
+    }
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_leg_that_is_guessed_is_noticed() {
+    use crate::server::admin::mutant::{self, Mutant};
+    mutant::set(Some(Mutant::NoLegWithData));
+    let lived = std::panic::catch_unwind(a_mirror_without_the_data_needs_a_source);
+    mutant::set(None);
+    assert!(lived.is_err());
+}
+
+fn forced(line: &str) -> DeviceSpec {
+    DeviceSpec { force: true, ..spec(line) }
 }

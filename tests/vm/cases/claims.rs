@@ -70,7 +70,7 @@ fn named() {
     let below = run_args(&binary(), &["create", "below", "--table", &table]).ok().line();
     let table = format!("0 {SIZE} linear {below} 0");
     run_args(&binary(), &["create", "above", "--table", &table]).ok();
-    refused(ublk_dm("del below"), &["in use by process", "a disk of above (/dev/ublkb"]);
+    refused(ublk_dm("del below"), &["below: /dev/ublkb", "above stands on it"]);
     server::del("--all");
     server::assert_nothing_left("del");
 }

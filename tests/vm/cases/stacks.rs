@@ -212,13 +212,17 @@ fn deleted() {
     {
         // As a mount has it: it would stay, and be written without its snapshot.
         let _claim = claim(&lower.path).expect("it is not in use");
-        for command in ["del --all", "del m s"] {
-            let out = ublk_dm(command);
-            let why = "s: not deleted, because its origin m stays and would invalidate it";
-            let lines = out.stderr.lines().count();
-            assert!(out.code == 1 && lines == 2 && out.stderr.contains(why), "{}", out.stderr);
-            assert_one_server(&["m", "s"]);
-        }
+        kept_together();
+    }
+    {
+        let top = Disk::open(&lower.path);
+        kept_together();
+        let pid = server::number("m", "/server_pid");
+        sh(&format!("kill -TERM {pid}")).ok();
+        server::wait_gone(pid);
+        ublk_dm("recover --all").ok();
+        top.write(8, &Buf::new(8));
+        assert!(!server::status("s").contains("Invalid"), "SIGTERM has lost the snapshot");
     }
     ublk_dm("del s").ok();
     snapshot(&lower, &cow, "s");
@@ -239,6 +243,17 @@ fn deleted() {
     server::forget_lost();
     server::forget_departed();
     server::assert_nothing_left("del --all");
+}
+
+/// Neither the used device `m` nor its snapshot `s` is deleted.
+fn kept_together() {
+    for command in ["del --all", "del m s"] {
+        let out = ublk_dm(command);
+        let why = "s: not deleted, because its origin m stays and would invalidate it";
+        let lines = out.stderr.lines().count();
+        assert!(out.code == 1 && lines == 2 && out.stderr.contains(why), "{}", out.stderr);
+        assert_one_server(&["m", "s"]);
+    }
 }
 
 /// fio writes to these devices and verifies what it reads, without an error, while `act` is called

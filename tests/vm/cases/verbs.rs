@@ -84,6 +84,7 @@ fn by_number() {
     server::del("m");
     let said = run(&["create", "x", "--table", &snapshot.replacen(':', ":1000", 1)]).refused();
     assert!(said.stderr.contains("/dev/block/"), "{}", said.stderr);
+    assert!(server::forget_lost() == 1, "the mirror was made over the origin of `s`");
     server::assert_nothing_left("create by number");
 }
 

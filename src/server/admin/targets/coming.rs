@@ -2,8 +2,8 @@
 //!
 //! Rule kept here: the disk is in the state file before the mirror writes to it, and is compared
 //! with the disks of other families while the run directory is locked, or with their parts if it is
-//! on one that the mirror has without a claim. Of a message and a command
-//! of another family that take one disk by two names at the same moment, one finds the other.
+//! on one that the mirror has without a claim. Of a message and a command of another family that
+//! take one disk by two names at the same moment, one finds the other.
 
 use dm_targets::mirror::table::Leg;
 use dm_targets::table::TargetParams;
@@ -42,6 +42,7 @@ impl<M: Machine> Administrator<M> {
         let (word, mut new) = (&leg.device, Deps::default());
         new.insert(word, *disk, known.clone());
         self.refuse_claimed(&new, &spec)?;
+        self.lose_departures_on(&new, &spec)?;
         self.set_coming(id, Some(known.clone()));
         self.record(None).map_err(|why| {
             self.set_coming(id, None);

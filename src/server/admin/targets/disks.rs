@@ -197,7 +197,11 @@ impl<M: Machine> Administrator<M> {
 
     /// Refuses a disk that a device of this server has under another name: what it holds, and which
     /// of its ranges are free, is judged by the disk's number.
-    pub(super) fn refuse_second_name(&self, path: &str, disk: &M::Open) -> Result<(), Reason> {
+    pub(in crate::server::admin) fn refuse_second_name(
+        &self,
+        path: &str,
+        disk: &M::Open,
+    ) -> Result<(), Reason> {
         let (id, here) = (disk.id(), self.known_disk(disk).place);
         let mut used = self.devices.values().flat_map(|device| device.deps.disks());
         let same = used.find(|(_, other, known)| *other != id && known.place.overlaps(&here));
