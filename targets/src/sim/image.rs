@@ -19,21 +19,27 @@ struct Content {
 pub struct SectorData(Rc<Content>);
 
 thread_local! {
-    static ZERO: SectorData = SectorData::new(&[0; SECTOR_LEN]);
+    static ZERO: SectorData = SectorData::of([0; SECTOR_LEN]);
 }
 
 impl SectorData {
     /// A sector from its bytes; shorter input is padded with zeroes.
     pub fn new(input: &[u8]) -> SectorData {
+        if input.iter().all(|byte| *byte == 0) {
+            return SectorData::zero();
+        }
         let mut bytes = [0; SECTOR_LEN];
         bytes[..input.len()].copy_from_slice(input);
+        SectorData::of(bytes)
+    }
+
+    fn of(bytes: [u8; SECTOR_LEN]) -> SectorData {
         // Four hashes side by side: a processor multiplies several numbers at a time.
         let mut lanes = [0_u64; 4];
-        for words in bytes.chunks_exact(32) {
-            for (lane, word) in lanes.iter_mut().zip(words.chunks_exact(8)) {
-                let mut value = [0; 8];
-                value.copy_from_slice(word);
-                *lane = (*lane ^ u64::from_le_bytes(value))
+        for block in bytes.as_chunks::<32>().0 {
+            let words = block.as_chunks::<8>().0;
+            for lane in 0..lanes.len() {
+                lanes[lane] = (lanes[lane] ^ u64::from_le_bytes(words[lane]))
                     .wrapping_mul(0x9E37_79B9_7F4A_7C15)
                     .rotate_left(29);
             }
