@@ -36,10 +36,11 @@ impl SectorData {
     fn of(bytes: [u8; SECTOR_LEN]) -> SectorData {
         // Four hashes side by side: a processor multiplies several numbers at a time.
         let mut lanes = [0_u64; 4];
-        for block in bytes.as_chunks::<32>().0 {
-            let words = block.as_chunks::<8>().0;
-            for lane in 0..lanes.len() {
-                lanes[lane] = (lanes[lane] ^ u64::from_le_bytes(words[lane]))
+        for block in bytes.chunks_exact(32) {
+            for (at, lane) in lanes.iter_mut().enumerate() {
+                let mut word = [0; 8];
+                word.copy_from_slice(&block[at * 8..at * 8 + 8]);
+                *lane = (*lane ^ u64::from_le_bytes(word))
                     .wrapping_mul(0x9E37_79B9_7F4A_7C15)
                     .rotate_left(29);
             }
