@@ -125,6 +125,9 @@ pub enum Verb {
     /// to that leg: the mirror is recovered from the leg that has the data, and `resume` refuses to
     /// leave it for a leg that is not in sync or has failed.
     ///
+    /// Disks are opened and judged by `resume`: a path may lead to nothing before. Names of devices
+    /// are looked up now.
+    ///
     ///     ublk-dm load v --table "0 2097152 mirror core 1 1024 2 /dev/sda 0 /dev/sdb 0"
     ///     ublk-dm resume v
     ///     ublk-dm wait v --in-sync
@@ -301,6 +304,8 @@ pub enum Verb {
         json: bool,
     },
     /// Show the content of a COW device or dirty log offline; never writes
+    ///
+    /// Exits with 3, as `check` does, if it holds neither or violates the format.
     Dump {
         /// The COW device, log device or an image of one
         path: PathBuf,

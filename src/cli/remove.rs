@@ -68,8 +68,12 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
         }
         deleted
     });
-    for Deleted { notes, problems: more } in deleted {
-        notes.iter().for_each(|note| log::warn!("{note}"));
+    let is_gone: Vec<bool> = deleted.iter().map(|one| one.problems.is_empty()).collect();
+    for (at, Deleted { notes, problems: more }) in deleted.into_iter().enumerate() {
+        // A snapshot's notes are about the origin that stays.
+        if !carriers(&doomed, at).any(|carrier| is_gone[carrier]) {
+            notes.iter().for_each(|note| log::warn!("{note}"));
+        }
         problems.extend(more);
     }
     verdict(problems)
@@ -103,20 +107,28 @@ fn before_it(doomed: &[Doomed], at: usize, kept: &[usize], force: bool) -> Resul
 /// Refuses a snapshot of a device of the same server that is to be deleted after it and is open:
 /// that device would stay, and be written without its snapshot.
 fn carrier_can_go(doomed: &[Doomed], at: usize, snapshot: &DeviceReport) -> Result<(), Reason> {
-    let part = &doomed[at].part;
-    let is_snapshot = snapshot.table.split(' ').nth(2) == Some("snapshot");
-    for Doomed { what, part: below } in &doomed[at + 1..] {
-        let What::Device(_, carrier) = what else { continue };
-        if below.server == part.server && part.stands_on(below) && is_snapshot {
-            device::not_open(carrier.device().id).map_err(|why| {
-                why.context(format!(
-                    "{}: not deleted, because its origin {} stays and would invalidate it",
-                    snapshot.name, carrier.name
-                ))
-            })?;
-        }
+    for carrier in carriers(doomed, at).filter(|carrier| *carrier > at) {
+        let What::Device(_, carrier) = doomed[carrier].what else { continue };
+        device::not_open(carrier.device().id).map_err(|why| {
+            why.context(format!(
+                "{}: not deleted, because its origin {} stays and would invalidate it",
+                snapshot.name, carrier.name
+            ))
+        })?;
     }
     Ok(())
+}
+
+/// The devices of its own server, among those that are to be deleted, of which a device is a
+/// snapshot.
+fn carriers<'a>(doomed: &'a [Doomed<'_>], at: usize) -> impl Iterator<Item = usize> + 'a {
+    let Doomed { what, part } = &doomed[at];
+    let is_snapshot = matches!(what, What::Device(_, device)
+        if device.table.split(' ').nth(2) == Some("snapshot"));
+    let is_below = |below: &Part| below.server == part.server && part.stands_on(below);
+    let all = doomed.iter().enumerate();
+    let found = all.filter(move |(_, one)| is_snapshot && is_below(&one.part));
+    found.map(|(below, _)| below)
 }
 
 impl What<'_> {

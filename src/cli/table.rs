@@ -3,7 +3,8 @@
 //!
 //! Rule kept here: a table is complete before a server sees it. What flags leave open (the length,
 //! a region size) is measured on the disks now, so that a later server makes the same device again,
-//! even if the disks have changed.
+//! even if the disks have changed. A snapshot is taken of a disk, never of the device of an origin,
+//! whose users would write past it.
 
 use std::path::Path;
 
@@ -14,10 +15,12 @@ use dm_targets::table::{Table, TargetParams};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use super::args::{self, Add, Common};
+use super::client::open_rundir;
 use super::disk_word::Disks;
+use super::gone::exists;
 use crate::failure::{Failure, wrong_usage};
 use crate::protocol::{DeviceOptions, DeviceSpec, OnServerDeath};
-use crate::storage::{Access, Claim, OpenDisk};
+use crate::storage::{Access, Claim, DiskId, OpenDisk, ublk_number};
 
 /// The default region size, 512 KiB: recovery after a crash is short, and a dirty log of 4 KiB
 /// serves 12 GiB.
@@ -44,6 +47,7 @@ pub(super) fn of_flags(add: &Add) -> Result<DeviceSpec, Failure> {
             spec(table, &add.common, source.transpose()?)
         }
     };
+    refuse_device_of_origin(&spec.table.params)?;
     Ok(DeviceSpec { named: disks.named(), ..spec })
 }
 
@@ -59,11 +63,35 @@ pub(super) fn of_lines(
     if let TargetParams::Mirror(mirror) = &table.params {
         refuse_twice(&mirror.legs, mirror.log_device(), table.len)?;
     }
+    refuse_device_of_origin(&table.params)?;
     let source = source.map(|source| place_of(&table, source, &mut disks)).transpose()?;
     let named = disks.named();
     // Users of device-mapper see in the status that a snapshot is invalid, and need its device to
     // activate the others.
     Ok(DeviceSpec { degraded: true, allow_invalid: true, named, ..spec(table, common, source) })
+}
+
+/// Refuses a snapshot whose origin is the device of an origin: what its users write goes to the disk
+/// below, and would not be kept for the snapshot.
+fn refuse_device_of_origin(params: &TargetParams) -> Result<(), Failure> {
+    let (TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot)) = params else {
+        return Ok(());
+    };
+    let path = &snapshot.origin;
+    let Some(id) = DiskId::of_path(Path::new(path)).ok().and_then(ublk_number) else {
+        return Ok(());
+    };
+    let states = open_rundir()?.states_beside(None)?;
+    let devices = states.into_iter().flat_map(|state| state.devices);
+    let found = devices.filter(|device| device.id == id && exists(device).unwrap_or(true));
+    for device in found {
+        if let TargetParams::SnapshotOrigin { origin } = &device.spec.table.params {
+            let name = device.name;
+            let what = "is the device of an origin, whose writes would not be kept for a snapshot";
+            return Err(format!("{path}: {name} {what} of it: name its disk, {origin}").into());
+        }
+    }
+    Ok(())
 }
 
 fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {

@@ -5,7 +5,7 @@ mod limits;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::num::NonZeroU16;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::Duration;
 
 use libublk::sys;
@@ -197,6 +197,9 @@ pub fn orphaned(id: u32) -> Reason {
 /// Makes a device live, for the first time or again. Its queues must already be served.
 pub fn start(control: &mut Control, id: u32, again: bool) -> Result<(), Reason> {
     let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+    if !again {
+        refuse_file_at(&format!("{BLOCK_PATH}{id}"))?;
+    }
     control.set_time_limit(Some(START_LIMIT));
     let started = if again { control.end_recovery(id, pid) } else { control.start(id, pid) };
     control.set_time_limit(None);
@@ -207,6 +210,19 @@ pub fn start(control: &mut Control, id: u32, again: bool) -> Result<(), Reason> 
         leave_order_to_disks(id);
     }
     Ok(())
+}
+
+/// Refuses the path of a new device's node that leads to something else, such as a file that `dd`
+/// has made there: the kernel would make no node, and users would write to that file.
+fn refuse_file_at(path: &str) -> Result<(), Reason> {
+    let is_node = |found: &fs::Metadata| found.file_type().is_block_device();
+    match fs::symlink_metadata(path) {
+        Ok(found) if !is_node(&found) => {
+            let what = "something that is no block device is at the path of the new device";
+            Err(format!("{path}: {what}: remove it, or name another number with --id").into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Requests of a stacked device are scheduled and throttled by the disks below, where the cost is

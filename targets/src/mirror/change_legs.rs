@@ -54,7 +54,7 @@ impl fmt::Display for ChangeError {
                 write!(
                     f,
                     "leg {leg} ({disk}) is the only leg known to be up to date: wait until another \
-                     leg is"
+                     leg is in sync (a failed one must be replaced for that), or add one"
                 )
             }
             ChangeError::Record(error) => error.fmt(f),

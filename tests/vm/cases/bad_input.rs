@@ -129,6 +129,14 @@ fn devices() {
     let locked = slice("locked", "n2", 0, SIZE);
     sh(&format!("blockdev --setro {locked}")).ok();
     refuse(&format!("add snapshot --origin {o} --cow {locked}"), &[&o, &locked]);
+    // A file where the new device's node belongs: its users would write to that file.
+    let at = "/dev/ublkb77";
+    std::fs::write(at, "a file").expect("devtmpfs");
+    let out = ublk_dm(&format!("add origin --origin {o} --id 77")).refused();
+    assert!(out.stderr.contains(at) && out.stderr.contains("no block device"), "{}", out.stderr);
+    assert!(std::fs::read(at).is_ok_and(|text| text == b"a file"), "the file was changed");
+    std::fs::remove_file(at).expect("the file");
+    server::assert_nothing_left("a refused add");
 }
 
 fn chunk_sizes() {

@@ -239,7 +239,8 @@ fn deleted() {
     let out = ublk_dm("del --force m").refused();
     assert!(out.stderr.contains("s is a snapshot of it: delete that first"), "{}", out.stderr);
     ublk_dm("recover --all").ok();
-    server::del("--all");
+    let said = ublk_dm("del m s").ok().stderr;
+    assert!(!said.contains("stays"), "nothing stays: {said}");
     server::forget_lost();
     server::forget_departed();
     server::assert_nothing_left("del --all");

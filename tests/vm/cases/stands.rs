@@ -104,6 +104,21 @@ fn cow_on_the_disk() {
     assert!(digest_ends(&mounted.file) == before, "the file was changed");
     mounted.unmount();
     server::assert_nothing_left("a refused add");
+    device_of_the_origin(&origin);
+}
+
+/// The device of an origin, by its name and by its path, is no origin of a snapshot.
+fn device_of_the_origin(origin: &str) {
+    let cow = slice("oth", "n1", 0, FILE);
+    let node = server::add(&format!("origin --origin {origin} --name o"));
+    for word in ["o", &node] {
+        let words = [&node, "o is the device of an origin", origin];
+        refused(ublk_dm(&format!("add snapshot --origin {word} --cow {cow} --name s")), &words);
+        let line = format!("0 2048 snapshot {word} {cow} P 8");
+        refused(run_args(&binary(), &["create", "s", "--table", &line]), &words);
+    }
+    server::del("o");
+    server::assert_nothing_left("a refused add");
 }
 
 /// A leg or a log in a file system on the mirror itself, by every command that adds one.
