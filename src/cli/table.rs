@@ -71,8 +71,8 @@ pub(super) fn of_lines(
     Ok(DeviceSpec { degraded: true, allow_invalid: true, named, ..spec(table, common, source) })
 }
 
-/// Refuses a snapshot whose origin is the device of an origin: what its users write goes to the disk
-/// below, and would not be kept for the snapshot.
+/// Refuses a snapshot whose origin is the device of an origin: what its users write goes to the
+/// disk below, and would not be kept for the snapshot.
 fn refuse_device_of_origin(params: &TargetParams) -> Result<(), Failure> {
     let (TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot)) = params else {
         return Ok(());
