@@ -126,7 +126,7 @@ fn find(
             return Ok((key.to_owned(), None));
         }
     }
-    if let Some(key) = carrier.and_then(|id| key_of_carrier(&states, wanted.table, base, id)) {
+    if let Some(key) = carrier.and_then(|id| key_of_carrier(&states, base, id)) {
         let lives = matches!(rundir.server(key), Some(Server { connection: Some(_), .. }));
         if lives {
             return Ok((key.to_owned(), None));
@@ -194,14 +194,8 @@ fn key_with_lines<'a, E>(
 /// one: a mirror, or a device made of ranges, and no other device of its family carries one.
 ///
 /// An origin keeps to the way in which it began: if its devices have a server of their own, which
-/// has opened the device like any disk, that server gets the new one. An origin's own device begins
-/// in such a server; beside snapshots whose origin is carried it is refused.
-fn key_of_carrier<'a>(
-    states: &[(&'a str, Option<State>)],
-    table: &Table,
-    base: &str,
-    id: u32,
-) -> Option<&'a str> {
+/// has opened the device like any disk, that server gets the new one.
+fn key_of_carrier<'a>(states: &[(&'a str, Option<State>)], base: &str, id: u32) -> Option<&'a str> {
     use TargetParams::{Linear, Mirror, Segments};
     let is_it = |device: &DeviceState| {
         let can_carry = matches!(device.spec.table.params, Mirror(_) | Linear(_) | Segments(_));
@@ -221,9 +215,7 @@ fn key_of_carrier<'a>(
     let devices = devices(state);
     let carrier = devices.iter().find(|device| is_it(device))?.device();
     let carried: Vec<_> = devices.iter().filter_map(DeviceState::carrier).collect();
-    let is_origin = matches!(table.params, TargetParams::SnapshotOrigin { .. });
-    let is_free = if is_origin { !carried.is_empty() } else { true };
-    (is_free && carried.iter().all(|other| *other == carrier)).then_some(*key)
+    carried.iter().all(|other| *other == carrier).then_some(*key)
 }
 
 /// The device that an earlier run of the command made: the same name over the same disks. A

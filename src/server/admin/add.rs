@@ -85,12 +85,11 @@ impl<M: Machine> Administrator<M> {
         let prepared = match spec.table.params.clone() {
             TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
             TargetParams::SnapshotMerge(snapshot) => {
-                self.refuse_origins_device(&snapshot.origin, again)?;
+                self.refuse_merge_into_carrier(&snapshot.origin, again)?;
                 self.refuse_second_origin(&snapshot.origin, again.is_some())?;
                 self.prepare_snapshot(&snapshot, spec, name, again)
             }
             TargetParams::SnapshotOrigin { origin } => {
-                self.refuse_origins_device(&origin, again)?;
                 self.refuse_second_origin(&origin, again.is_some())?;
                 self.prepare_origin(&origin, spec, again)
             }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use dm_targets::table::TargetParams;
 
-use super::devices::{self, Device, LeftOut, no_device};
+use super::devices::{self, Device, LeftOut, is_origins, no_device};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
@@ -22,6 +22,9 @@ use crate::protocol::{Command, Cow, DeviceRef, DeviceSpec, DeviceState, KnownDis
 use crate::rundir::departed::Departure;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::device::{BLOCK_PATH, as_disk, replaced};
+
+/// What a snapshot is of the device that carries its origin.
+const SNAPSHOT_OF: &str = "is a snapshot of it";
 
 /// What opening an origin returns: its disk, the disk's limits, and whether it is read-only.
 type Claimed = (DiskId, Limits, bool);
@@ -54,19 +57,15 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// The name of a device whose origin another device carries: served, waiting, or not undone
-    /// yet.
+    /// A device whose origin another device carries, and what it is of that one: served, waiting,
+    /// or not undone yet.
     fn carried_by(&self, id: u32, but: &[u32]) -> Option<String> {
-        let served =
-            self.devices.iter().map(|(id, entry)| (*id, entry.deps.carrier(), &entry.name));
-        let left = self.left_out.values().map(|left| &left.device);
-        let undone = self.undone_later.iter().map(|new| &new.state);
-        let waiting = left.chain(undone).map(|one| (one.id, one.carrier(), &one.name));
-        let on_it = |(other, carrier, name): (u32, Option<DeviceRef>, &String)| {
-            let is_on = carrier.is_some_and(|carrier| carrier.id == id) && !but.contains(&other);
-            is_on.then(|| name.clone())
+        let is_on = |one: &DeviceState| {
+            one.carrier().is_some_and(|carrier| carrier.id == id) && !but.contains(&one.id)
         };
-        served.chain(waiting).find_map(on_it).filter(|_| !mutant::is(Mutant::CarrierEnds))
+        let found = self.all_states().into_iter().find(is_on)?;
+        let what = if is_origins(&found.spec) { "is its origin's device" } else { SNAPSHOT_OF };
+        Some(format!("{} {what}", found.name)).filter(|_| !mutant::is(Mutant::CarrierEnds))
     }
 
     /// Refuses a command that would end a device under its snapshots; `but`: those that end too.
@@ -74,15 +73,14 @@ impl<M: Machine> Administrator<M> {
         if let Some(upper) = self.joined_by(id, but) {
             return Err(format!("/dev/ublkb{id}: {upper} stands on it: {what}").into());
         }
-        self.carried_by(id, but).map_or(Ok(()), |upper| {
-            Err(format!("/dev/ublkb{id}: {upper} is a snapshot of it: {what}").into())
-        })
+        self.carried_by(id, but)
+            .map_or(Ok(()), |upper| Err(format!("/dev/ublkb{id}: {upper}: {what}").into()))
     }
 
     /// Refuses another length of a device with snapshots. One that is a disk of others may grow.
     pub(super) fn refuse_to_resize_carrier(&self, id: u32) -> Result<(), Reason> {
         self.carried_by(id, &[]).map_or(Ok(()), |upper| {
-            Err(format!("/dev/ublkb{id}: {upper} is a snapshot of it: it cannot be resized").into())
+            Err(format!("/dev/ublkb{id}: {upper}: it cannot be resized").into())
         })
     }
 
@@ -167,8 +165,8 @@ impl<M: Machine> Administrator<M> {
         Err(why.into())
     }
 
-    /// Refuses the device of an origin, or a merge into it, if that is a device of this server.
-    pub(super) fn refuse_origins_device(
+    /// Refuses a merge into a device of this server.
+    pub(super) fn refuse_merge_into_carrier(
         &self,
         path: &str,
         again: Option<&KnownDisks>,
@@ -176,8 +174,7 @@ impl<M: Machine> Administrator<M> {
         if self.carrier_at(path, again)?.is_none() {
             return Ok(());
         }
-        let what = "a device of the same server needs none, and takes no merge: what is written to \
-                    it is copied to its snapshots";
+        let what = "a snapshot of a device of its own server is not merged into it";
         Err(format!("{path}: {what}").into())
     }
 

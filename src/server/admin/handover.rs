@@ -79,7 +79,7 @@ impl<M: Machine> Administrator<M> {
                 let hint = "the store stays where it is";
                 return Err(format!("{is}: it is not {was}, a disk of the snapshot; {hint}").into());
             }
-            if known.device.is_some() {
+            if known.device.is_some() || known.joined.is_some() {
                 // A device of this server, which is not opened.
                 here.ok_or_else(|| format!("{is}: it does not exist"))?;
                 deps.insert(is, disk, known);

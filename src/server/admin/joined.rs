@@ -96,8 +96,8 @@ impl<M: Machine> Administrator<M> {
         over: Option<u32>,
     ) -> Result<(), Reason> {
         let id = own.id;
-        let why = self.why_not_joined(own, over)?;
-        if let Some(why) = why {
+        self.refuse_itself(path, own, over)?;
+        if let Some(why) = self.why_not_joined(own)? {
             return Err(format!("{path}: {why}").into());
         }
         let stands = over.and_then(|over| self.devices.get(&over));
@@ -108,7 +108,7 @@ impl<M: Machine> Administrator<M> {
         self.machine.not_in_use(id).map_err(|why| why.context(path))
     }
 
-    fn why_not_joined(&self, own: DeviceRef, over: Option<u32>) -> Result<Option<String>, Reason> {
+    fn why_not_joined(&self, own: DeviceRef) -> Result<Option<String>, Reason> {
         let id = own.id;
         self.refuse_unfinished(id)?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
@@ -117,9 +117,7 @@ impl<M: Machine> Administrator<M> {
             thread.group().device(id).is_some_and(|device| device.carried().is_some())
         })?;
         let snapshots = (has_carried || self.is_carrier(id)) && !mutant::is(Mutant::JoinsCarrier);
-        Ok(if over == Some(id) || over.is_some_and(|over| self.stands_on(own, over)) {
-            Some("the device would be made of itself".to_owned())
-        } else if !can_join(&entry.spec) {
+        Ok(if !can_join(&entry.spec) {
             Some(format!("{name}, a device of the same server, can be no disk of its devices"))
         } else if snapshots {
             Some(format!("{name} has or had snapshots in its server"))
@@ -132,6 +130,19 @@ impl<M: Machine> Administrator<M> {
         } else {
             None
         })
+    }
+
+    /// Refuses a device below one that gets a table if it is that one, or stands on it.
+    pub(super) fn refuse_itself(
+        &self,
+        path: &str,
+        own: DeviceRef,
+        over: Option<u32>,
+    ) -> Result<(), Reason> {
+        match over.is_some_and(|over| own.id == over || self.stands_on(own, over)) {
+            true => Err(format!("{path}: the device would be made of itself").into()),
+            false => Ok(()),
+        }
     }
 
     /// Whether a device stands on another one, through any number of levels.
@@ -154,7 +165,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// The devices as the next server would find them.
-    fn all_states(&self) -> Vec<DeviceState> {
+    pub(super) fn all_states(&self) -> Vec<DeviceState> {
         let left = self.left_out.values().map(|left| left.device.clone());
         let undone = self.undone_later.iter().map(|new| new.state.clone());
         self.devices.values().map(Device::state).chain(left).chain(undone).collect()

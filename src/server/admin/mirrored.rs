@@ -45,7 +45,7 @@ impl<M: Machine> Administrator<M> {
             return Err(format!("/dev/ublkb{id}: this is no mirror's table").into());
         };
         let beside = self.devices.len() + self.left_out.len() + self.undone_later.len();
-        if beside > 1 {
+        if beside > 1 && self.has_others_than_lower(&table.table.params, None) {
             let what = "its server has other devices, and a mirror is alone in its server";
             return Err(format!("/dev/ublkb{id}: {what}").into());
         }

@@ -63,6 +63,7 @@ mod races;
 mod reattached;
 mod resize;
 mod scale;
+mod scenarios;
 mod shared;
 mod stack_joined;
 mod stack_named;
@@ -129,6 +130,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     claims::cases,
     stack_named::cases,
     shared::cases,
+    scenarios::cases,
     stack_joined::cases,
     stack_tables::cases,
     stacks::cases,

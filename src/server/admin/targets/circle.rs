@@ -31,8 +31,19 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(), Reason> {
         let words = table.devices();
         let words: Vec<_> = words.iter().map(String::as_str).collect();
-        let joins = is_mirror(table) || is_lines(table);
-        let words = if joins { self.refuse_to_join_all(words, over)? } else { words };
+        if let TargetParams::SnapshotOrigin { origin } = table {
+            if let Some(carrier) = self.carrier_at(origin, None)? {
+                return self.refuse_itself(origin, carrier, over);
+            }
+        }
+        let words = if is_mirror(table) || is_lines(table) {
+            self.refuse_to_join_all(words, over)?
+        } else if let TargetParams::Snapshot(Snapshot { origin, cow, .. }) = table {
+            let cow = self.refuse_to_join_all(vec![cow], over)?;
+            std::iter::once(origin.as_str()).chain(cow).collect()
+        } else {
+            words
+        };
         self.refuse_circle(&words)
     }
 
@@ -69,7 +80,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// The same for a snapshot. If a device of this server carries its origin, the COW stands
-    /// neither on that device nor on one of its disks.
+    /// neither on that device nor on one of its disks; it can be another device of the server.
     pub(super) fn refuse_circle_of_snapshot(
         &self,
         snapshot: &Snapshot,
@@ -78,8 +89,9 @@ impl<M: Machine> Administrator<M> {
         let Some(carrier) = self.carrier_at(&snapshot.origin, None)? else {
             return self.refuse_circle_of(table, None);
         };
+        let cow = self.refuse_to_join_all(vec![&snapshot.cow], None)?;
         let below = self.disks_below(carrier.id);
-        let disks = std::iter::once(snapshot.cow.as_str()).chain(below.iter().map(String::as_str));
+        let disks = cow.into_iter().chain(below.iter().map(String::as_str));
         self.refuse_circle(&disks.collect::<Vec<_>>())
     }
 
