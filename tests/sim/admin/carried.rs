@@ -1,9 +1,9 @@
-//! Snapshots of a mirror, and of a range, in the same server: lives that are written down, with an
-//! end of the server or of the power at every step.
+//! Snapshots of a mirror, and of a range, in the same server: what users do, what a crash leaves of
+//! what they know, and the judgement at the end.
 
 use dm_targets::request::RequestKind;
 
-use super::carried_stack::{COW, DISK, Do, KEY, Known, LOWER, Lower, Part, Stack, Upper};
+use super::carried_stack::{COW, Do, KEY, Known, Lower, Part, Stack, Top, Upper};
 use super::kernel::Device;
 use super::process::Process;
 use crate::protocol::{Command, DeviceRef, DeviceState};
@@ -80,7 +80,8 @@ impl Stack {
 
     fn del(&mut self, part: Part, force: bool) -> Result<(), String> {
         let device = self.device(part).ok_or("not there")?;
-        let outlived = force || part == Upper && self.is_in_use(Lower);
+        let is_used = self.is_in_use(Lower) || self.is_in_use(Top);
+        let outlived = force || part == Upper && is_used;
         let deleted = self.ask(Command::Del { devices: vec![device], force }).map(drop);
         if deleted.is_ok() && !self.town.site.is_dead() {
             self.strike_gone();
@@ -98,7 +99,8 @@ impl Stack {
             self.town.processes.remove(KEY).unwrap().kill();
         }
         if self.lower.is_some() && !self.town.site.is_dead() {
-            let (used, had) = (self.is_in_use(Lower), self.upper.is_some());
+            let used = self.is_in_use(Lower) || self.is_in_use(Top);
+            let had = self.upper.is_some();
             self.strike_gone();
             if used && (self.lower.is_none() || had && self.upper.is_none()) {
                 return Err("the end of the server has deleted what is in use".to_owned());
@@ -124,7 +126,7 @@ impl Stack {
     }
 
     /// The server or the power has ended at a step; what users knew is what the records tell.
-    fn crash(&mut self, power: bool, step: Do) {
+    pub fn crash(&mut self, power: bool, step: Do) {
         let shown = self.shown();
         self.town.crash(power);
         if power {
@@ -151,7 +153,10 @@ impl Stack {
                 self.under.insert(word, found);
             } else if device.carrier().is_none() {
                 self.lower.get_or_insert(found);
-            } else if self.upper.is_none() && matches!(step, Do::Add(Upper)) {
+            } else if self.upper.is_none()
+                && matches!(step, Do::Add(Upper))
+                && device.spec.table.params.name() == "snapshot"
+            {
                 let Some(content) = shown.clone() else { continue };
                 self.upper = Some(Known { device: found, content, owed: false });
             }
@@ -189,9 +194,8 @@ impl Stack {
                 self.act(Do::Add(Upper))?;
             }
         }
-        self.set_use(Lower, false);
-        self.set_use(Upper, false);
-        for part in [Lower, Upper] {
+        for part in [Lower, Upper, Top] {
+            self.set_use(part, false);
             if let Some(device) = self.device(part) {
                 drop(self.ask(Command::Resume { device }));
             }
@@ -199,8 +203,10 @@ impl Stack {
         for sector in [None, Some(2), Some(5)] {
             if let Some(sector) = sector {
                 self.write(Lower, sector);
+                self.write(Top, sector + 1);
             }
             self.judge(Lower)?;
+            self.judge(Top)?;
             self.judge(Upper)?;
         }
         self.judge_nodes()?;
@@ -229,127 +235,4 @@ impl Stack {
             None => Ok(()),
         }
     }
-}
-
-/// Lives a story with an end of the server or of the power at a change, if any. Returns how many
-/// changes there were.
-pub(super) fn live(
-    line: &'static str,
-    story: &[Do],
-    crash: Option<(u64, bool)>,
-    log: bool,
-) -> (u64, Result<(), String>, Vec<String>) {
-    live_with(Stack::new(line, log), story, crash)
-}
-
-/// The same of a stack in which nothing has happened yet.
-pub(super) fn live_with(
-    mut stack: Stack,
-    story: &[Do],
-    crash: Option<(u64, bool)>,
-) -> (u64, Result<(), String>, Vec<String>) {
-    stack.town.site.shared.lock().unwrap().crash_at = crash.map(|(at, _)| at);
-    for step in story {
-        drop(stack.act(*step));
-        if stack.town.site.is_dead() {
-            stack.crash(crash.is_some_and(|(_, power)| power), *step);
-        }
-    }
-    let changes = stack.town.site.shared.lock().unwrap().changes;
-    stack.town.site.shared.lock().unwrap().crash_at = None;
-    let judged = stack.end();
-    (changes, judged, stack.town.log.take().unwrap_or_default())
-}
-
-/// The stories: the life of a snapshot; one that is suspended and resumed; deleted and continued;
-/// a COW, and the device's disk, that are missing when the server has died.
-pub(super) fn stories() -> Vec<Vec<Do>> {
-    use Do::*;
-    let begun = [Add(Lower), Write(Lower, 0), Write(Lower, 3), Add(Upper)];
-    let of = |rest: &[Do]| begun.iter().chain(rest).copied().collect::<Vec<_>>();
-    vec![
-        of(&[Write(Lower, 0), Write(Lower, 4), Write(Upper, 1), Flush(Upper), Write(Lower, 1)]),
-        of(&[Use(Lower, true), Write(Lower, 0), Kill, Write(Lower, 3), Recover, Write(Lower, 6)]),
-        of(&[Suspend(Lower), Write(Lower, 0), Kill, Recover, Resume(Lower), Write(Lower, 3)]),
-        of(&[Suspend(Upper), Write(Upper, 0), Write(Lower, 3), Resume(Upper), Del(Upper, false)]),
-        of(&[Write(Upper, 1), Del(Upper, false), Add(Upper), Write(Lower, 3)]),
-        of(&[Del(Upper, false), Kill, Recover, Add(Upper), Write(Lower, 3)]),
-        of(&[Write(Lower, 3), Kill, Attach(COW, false), Recover, Attach(COW, true), Recover]),
-        of(&[Kill, Attach(DISK, false), Recover, Attach(DISK, true), Recover, Write(Lower, 3)]),
-        of(&[Use(Lower, true), Write(Lower, 0), Terminate, Recover, Write(Lower, 3)]),
-        of(&[Use(Upper, true), Write(Lower, 0), Terminate, Recover, Write(Lower, 3)]),
-        of(&[Write(Lower, 0), Terminate]),
-        of(&[Write(Lower, 0), Steal(Upper), Write(Lower, 3)]),
-        of(&[Write(Lower, 0), Steal(Lower)]),
-    ]
-}
-
-#[test]
-fn snapshots_of_a_device_of_their_server_live() {
-    for line in LOWER {
-        for (number, story) in stories().iter().enumerate() {
-            let (_, judged, log) = live(line, story, None, true);
-            assert_eq!(judged, Ok(()), "{line}, story {number}\n{}", log.join("\n"));
-        }
-    }
-}
-
-#[test]
-fn snapshots_of_a_device_of_their_server_live_on_after_every_end() {
-    let (mut states, mut broken) = (0, Vec::new());
-    for line in LOWER {
-        for (number, story) in stories().iter().enumerate() {
-            let (changes, ..) = live(line, story, None, false);
-            for crash in (1..=changes).flat_map(|at| [(at, false), (at, true)]) {
-                states += 1;
-                let (_, judged, _) = live(line, story, Some(crash), false);
-                if let Err(why) = judged {
-                    let (.., log) = live(line, story, Some(crash), true);
-                    let what = format!("{line}, story {number}, end {crash:?}: {why}");
-                    println!("{what}");
-                    broken.push(format!("{what}\n{}", log.join("\n")));
-                }
-            }
-        }
-    }
-    println!("carried: states={states}");
-    broken.truncate(3);
-    assert!(broken.is_empty(), "{}", broken.join("\n\n"));
-}
-
-/// The violation that any story shows, without an end and with every end.
-#[cfg(feature = "mutants")]
-fn broken() -> Option<String> {
-    let all = || LOWER.iter().flat_map(|line| stories().into_iter().map(move |it| (*line, it)));
-    let whole = all().find_map(|(line, story)| live(line, &story, None, false).1.err());
-    whole.or_else(|| {
-        all().find_map(|(line, story)| {
-            let (changes, ..) = live(line, &story, None, false);
-            let mut ends = (1..=changes).flat_map(|at| [(at, false), (at, true)]);
-            ends.find_map(|end| live(line, &story, Some(end), false).1.err())
-        })
-    })
-}
-
-#[cfg(feature = "mutants")]
-#[test]
-fn every_mutant_of_carried_origins_is_killed() {
-    use crate::server::admin::mutant::{self, Mutant};
-    let mut alive = Vec::new();
-    for mutant in [
-        Mutant::CarrierEnds,
-        Mutant::OpenCarrierUnseen,
-        Mutant::HeldAwaited,
-        Mutant::CarrierByNumber,
-        Mutant::NotCarriedAgain,
-        Mutant::CarrierStartedFirst,
-    ] {
-        mutant::set(Some(mutant));
-        let refused = std::panic::catch_unwind(super::carried_refused::all);
-        let why = refused.err().map(|_| "a refusal".to_owned()).or_else(broken);
-        mutant::set(None);
-        println!("{mutant:?}: {why:?}");
-        alive.extend(why.is_none().then_some(mutant));
-    }
-    assert!(alive.is_empty(), "not noticed: {alive:?}");
 }

@@ -36,16 +36,25 @@ pub(super) const LOWER: [&str; 5] = [
 ];
 
 /// The devices below it, by the words above.
-const UNDER: [(&str, &str); 3] =
-    [("/under-a", "0 8 linear /a 0"), ("/under-b", "0 8 linear /b 0"), ("/under-m", LOWER[0])];
+const UNDER: [(&str, &str); 4] = [
+    ("/under-a", "0 8 linear /a 0"),
+    ("/under-b", "0 8 linear /b 0"),
+    ("/under-m", LOWER[0]),
+    (UNDER_COW, "0 24 linear /c0 0"),
+];
+
+/// The word of a COW that is a device of the server.
+pub(super) const UNDER_COW: &str = "/under-c";
 
 /// A device of the town.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Lower,
     Upper,
+    /// The origin's device over the lower one: what it shows is the same.
+    Top,
 }
-pub(super) use Part::{Lower, Upper};
+pub(super) use Part::{Lower, Top, Upper};
 
 /// A step.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +88,8 @@ pub(super) struct Known {
 pub(super) struct Stack {
     pub town: Town,
     pub lower_line: &'static str,
+    /// The word of the COW.
+    pub cow: &'static str,
     /// What the legs hold; the device's content once it is there.
     pub disk: Content,
     pub lower: Option<DeviceRef>,
@@ -96,7 +107,7 @@ pub(super) struct Stack {
     pub adopts: bool,
     /// The devices whose requests fail while there is no server.
     pub fails: &'static [Part],
-    next_value: u32,
+    pub next_value: u32,
 }
 
 impl Stack {
@@ -106,6 +117,7 @@ impl Stack {
         Stack {
             town,
             lower_line,
+            cow: "/c0",
             disk,
             lower: None,
             under: BTreeMap::new(),
@@ -122,15 +134,14 @@ impl Stack {
     pub fn spec(&self, part: Part) -> DeviceSpec {
         let carrier = self.lower.map_or(99, |lower| lower.id);
         let line = match part {
-            Lower => {
-                let path = |id: u32| format!("/dev/ublkb{id}");
-                let named = |line: String, (word, device): (&&str, &DeviceRef)| {
-                    line.replace(word, &path(device.id))
-                };
-                self.under.iter().fold(self.lower_line.to_owned(), named)
-            }
-            Upper => format!("0 8 snapshot /dev/ublkb{carrier} /c0 P 2"),
+            Lower => self.lower_line.to_owned(),
+            Upper => format!("0 8 snapshot /dev/ublkb{carrier} {} P 2", self.cow),
+            Top => format!("0 8 snapshot-origin /dev/ublkb{carrier}"),
         };
+        let named = |line: String, (word, device): (&&str, &DeviceRef)| {
+            line.replace(word, &format!("/dev/ublkb{}", device.id))
+        };
+        let line = self.under.iter().fold(line, named);
         let (table, other_origin) = (Table::parse_table(&line).unwrap(), self.adopts);
         let mut spec = DeviceSpec { table, other_origin, ..Town::spec(What::Mirror) };
         if self.fails.contains(&part) {
@@ -143,6 +154,13 @@ impl Stack {
         match part {
             Lower => self.lower,
             Upper => self.upper.as_ref().map(|known| known.device),
+            Top => {
+                let is_it = |one: &DeviceState| {
+                    let name = one.spec.table.params.name();
+                    name == "snapshot-origin" && !self.is_dead(one.device())
+                };
+                self.left().iter().find(|one| is_it(one)).map(DeviceState::device)
+            }
         }
     }
 
@@ -159,9 +177,7 @@ impl Stack {
             let process = Process::start(&self.town.site, KEY).ok_or("no server")?;
             self.town.processes.insert(KEY, process);
         }
-        if part == Lower {
-            self.add_under()?;
-        }
+        self.add_under(part)?;
         self.add_spec(self.spec(part))
     }
 
@@ -172,10 +188,15 @@ impl Stack {
         }
     }
 
-    /// Adds the devices below the lower one that are not there.
-    fn add_under(&mut self) -> Result<(), String> {
+    /// Adds the devices below one that are not there.
+    fn add_under(&mut self, part: Part) -> Result<(), String> {
         for (word, line) in UNDER {
-            if self.lower_line.contains(word) && !self.under.contains_key(word) {
+            let is_wanted = match part {
+                Lower => self.lower_line.contains(word),
+                Upper => self.cow == word,
+                Top => false,
+            };
+            if is_wanted && !self.under.contains_key(word) {
                 let table = Table::parse_table(line).unwrap();
                 let device = self.add_spec(DeviceSpec { table, ..Town::spec(What::Mirror) })?;
                 if !self.town.site.is_dead() {
@@ -189,7 +210,8 @@ impl Stack {
     /// The word of a device, if it is one below the lower one.
     pub fn under_word(&self, device: &DeviceState) -> Option<&'static str> {
         let line = device.spec.table.to_string();
-        let mut all = UNDER.iter().filter(|(word, _)| self.lower_line.contains(word));
+        let is_below = |word: &str| self.lower_line.contains(word) || self.cow == word;
+        let mut all = UNDER.iter().filter(|(word, _)| is_below(word));
         all.find(|(_, other)| Table::parse_table(other).unwrap().to_string() == line)
             .map(|(word, _)| *word)
     }
@@ -286,7 +308,7 @@ impl Stack {
 
     pub fn content(&mut self, part: Part) -> Option<&mut Content> {
         match part {
-            Lower => Some(&mut self.disk),
+            Lower | Top => Some(&mut self.disk),
             Upper => self.upper.as_mut().map(|known| &mut known.content),
         }
     }
@@ -295,7 +317,7 @@ impl Stack {
         let Some(device) = self.device(part) else { return };
         self.next_value += 1;
         let value = self.next_value;
-        if let (Lower, None, Some((_, changed))) = (part, &self.upper, &mut self.left) {
+        if let (Lower | Top, None, Some((_, changed))) = (part, &self.upper, &mut self.left) {
             *changed = true;
         }
         self.content(part).unwrap().begin(sector, value);
@@ -312,7 +334,7 @@ impl Stack {
         if let Some(process) = self.town.processes.get(KEY) {
             drop(self.town.site.run(&process.executor.clone(), || false));
         }
-        let owed = part == Lower || self.upper.as_ref().is_some_and(|known| known.owed);
+        let owed = part != Upper || self.upper.as_ref().is_some_and(|known| known.owed);
         match self.read(part) {
             Some(Ok(seen)) => {
                 let content = self.content(part).ok_or("an unknown device")?;

@@ -7,7 +7,7 @@ use dm_targets::disk::Memory;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::units::{Sector, Sectors};
 
-use super::carried::live;
+use super::carried_lives::live;
 use super::carried_stack::{Do, KEY, LOWER, Lower, Part, Stack, Upper};
 use super::early::write;
 use super::kernel::{Control, Pending};

@@ -1,7 +1,7 @@
 //! Devices whose requests fail while there is no server (`--on-server-death fail`): nothing that
 //! was acknowledged is lost, the next server serves them, and no request fails in an upgrade.
 
-use super::carried::{live_with, stories};
+use super::carried_lives::{live_with, stories};
 use super::carried_stack::{COW, Do, KEY, LOWER, Lower, Part, Stack, Upper};
 use super::carried_upgrade::{self, pending};
 use super::hold_and_are_noticed;

@@ -6,6 +6,7 @@ mod awaited;
 mod beside;
 mod between;
 mod carried;
+mod carried_lives;
 mod carried_refused;
 mod carried_stack;
 mod carried_tables;
