@@ -74,6 +74,8 @@ pub enum Mutant {
     BesideMounted,
     /// A device without `--shared` joins one that shares its disk.
     BesideUnasked,
+    /// A part of a disk is taken while a state file cannot be read.
+    UnreadIgnored,
     /// A device is deleted under its snapshots.
     CarrierEnds,
     /// A command waits for what a suspended device holds.
@@ -309,7 +311,7 @@ impl Mutant {
         [Mutant::LegWithDataForgotten, Mutant::LeftUnjudged, Mutant::BegunUnrecorded];
 
     /// The mutants of disks that are used without a claim.
-    pub const OF_PARTS: [Mutant; 8] = [
+    pub const OF_PARTS: [Mutant; 9] = [
         Mutant::PartsUncompared,
         Mutant::ForcedForAll,
         Mutant::GrownIntoPart,
@@ -318,6 +320,7 @@ impl Mutant {
         Mutant::UnclaimedForgotten,
         Mutant::BesideMounted,
         Mutant::BesideUnasked,
+        Mutant::UnreadIgnored,
     ];
 
     /// The mutants that need two commands at the same moment.

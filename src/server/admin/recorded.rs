@@ -11,8 +11,18 @@ use super::devices::{Deps, Device, no_device};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
+use super::targets::Unread;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk};
+
+/// Why a table is recorded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// It comes; `force`: its disks are taken although a state file cannot be read.
+    New { force: bool },
+    /// It could not be replaced, and is put back.
+    Again,
+}
 
 impl<M: Machine> Administrator<M> {
     /// Records the device's new table: the next server must not open the disks of the old one. A
@@ -22,11 +32,15 @@ impl<M: Machine> Administrator<M> {
         id: u32,
         deps: Deps,
         spec: DeviceSpec,
-        again: bool,
+        why: Recorded,
     ) -> Result<(), Reason> {
+        let again = why == Recorded::Again;
         let directory = (!again).then(|| self.machine.records().lock()).transpose()?;
         if directory.is_some() {
-            self.refuse_claimed(&deps, &spec)?;
+            let old = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+            let force = why == Recorded::New { force: true };
+            let unread = if force { Unread::ByForce } else { Unread::Kept(old) };
+            self.refuse_claimed(&deps, &spec, unread)?;
             self.refuse_renumbered(&spec.table.params.devices(), &spec.named)?;
             // What has left the old table's disks meanwhile has been written past, too.
             let old = self.devices.get(&id).ok_or_else(|| no_device(id))?;
@@ -74,7 +88,7 @@ impl<M: Machine> Administrator<M> {
         let (deps, mut spec) = (entry.deps.clone(), entry.spec.clone());
         spec.table.len = len;
         let _directory = self.machine.records().lock()?;
-        self.refuse_claimed(&deps, &spec)?;
+        self.refuse_claimed(&deps, &spec, Unread::Refused)?;
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.leaving = unclaimed;
         }

@@ -14,6 +14,7 @@ use super::left_behind::Old;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
+use super::recorded::Recorded;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Kind, Reason};
@@ -290,7 +291,7 @@ impl<M: Machine> Administrator<M> {
         let TargetParams::Mirror(mirror) = spec.table.params.clone() else {
             return self.change_origins_table(id, spec, again);
         };
-        let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
+        let (name, force) = (self.name_of(id)?, spec.force);
         if again.is_none() {
             // The next mirror, or this one put back, knows from it which legs are up to date.
             self.put_legs_back(id)?;
@@ -314,7 +315,9 @@ impl<M: Machine> Administrator<M> {
             })?;
         let NewDevice { target, deps, spec, params, .. } = prepared;
         self.check_fits(id, &params).map_err(|why| why.context("the table"))?;
-        self.record_table(id, deps, spec, again.is_some())?;
+        let new = Recorded::New { force };
+        let why = if again.is_some() { Recorded::Again } else { new };
+        self.record_table(id, deps, spec, why)?;
         self.put_target(id, target, again.is_none(), None)
     }
 

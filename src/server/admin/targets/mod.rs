@@ -24,4 +24,5 @@ mod snapshot;
 mod snapshot_open;
 pub(super) mod wipe;
 
+pub(super) use disks::Unread;
 pub(super) use reused_disks::Replaced;
