@@ -16,6 +16,7 @@ use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::recorded::Recorded;
 use super::state::Administrator;
+use super::targets::Whose;
 use super::waiting::Errand;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, KnownDisks, Reply};
@@ -306,9 +307,12 @@ impl<M: Machine> Administrator<M> {
             Past::Replaced(self.machine.records().legs().ok())
         };
         let past = if mutant::is(Mutant::SourceNotHandedOn) { Past::None } else { past };
+        let closed = self.devices.get(&id).map(|entry| entry.deps.clone());
+        let closed = closed.as_ref().filter(|_| again.is_none());
+        let whose = Whose { name: Some(&name), closed };
         let before = self.unfinished.len();
         let prepared =
-            self.open_mirror(&mirror, spec, Some(&name), past, again, None).inspect_err(|_| {
+            self.open_mirror(&mirror, spec, whose, past, again, None).inspect_err(|_| {
                 for one in self.unfinished.iter_mut().skip(before) {
                     (one.errand.id, one.errand.verb) = (Some(id), "resume");
                 }

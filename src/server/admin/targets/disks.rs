@@ -93,6 +93,20 @@ impl Sharing {
         if self == Sharing::Always && is_own { Sharing::Own } else { self }
     }
 
+    /// The same for a disk that the mirror had which is replaced, and closed: it is claimed again if
+    /// it was claimed, and shared again if it was not.
+    pub(super) fn after(self, had: Option<&KnownDisk>, force: bool) -> Sharing {
+        match (self, had) {
+            _ if mutant::is(Mutant::MirrorUnclaimedForgotten) => self,
+            (Sharing::Never, Some(had)) if had.unclaimed => Sharing::Beside,
+            (Sharing::IfBusy, Some(had)) if had.unclaimed => Sharing::BesideIfBusy,
+            (Sharing::Beside | Sharing::BesideIfBusy, Some(had)) if !had.unclaimed => {
+                Sharing::of_sole(force, false)
+            }
+            _ => self,
+        }
+    }
+
     /// Whether a disk that is opened like this is not claimed because the user wants that.
     pub(super) fn is_unclaimed(self, word: &str, again: Option<&KnownDisks>) -> bool {
         let was = again.and_then(|known| known.get(word)).is_some_and(|was| was.unclaimed);

@@ -25,4 +25,5 @@ mod snapshot_open;
 pub(super) mod wipe;
 
 pub(super) use disks::Unread;
+pub(super) use mirror::Whose;
 pub(super) use reused_disks::Replaced;
