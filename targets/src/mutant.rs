@@ -104,6 +104,8 @@ pub enum Mutant {
     NewLegInSync,
     /// The log names a new leg before all regions in the log are out of sync.
     NamedBeforeCleared,
+    /// A log that could not be cleared gets the mirror's header nevertheless.
+    UnclearedNamed,
     /// When a leg is removed the others are in sync in the log while it still names that one.
     TrustedBeforeNamed,
     /// The log has a new leg under the identity of the one that it replaces.

@@ -247,7 +247,6 @@ impl Mirror {
             }
         }
         self.log.change_all();
-        self.forget_others().await;
         if !known && self.log.health().is_dead() {
             (self.listener)(Event::LogFailed(self.log.failure.borrow().clone()));
         }

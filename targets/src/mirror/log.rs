@@ -80,9 +80,9 @@ struct Header {
     other_size: Cell<Option<Sectors>>,
     /// The log was not a mirror's when it was read.
     fresh: Cell<bool>,
-    /// The header names legs that the mirror does not have, or the bits are about regions of
-    /// another size, so nothing in the log is trusted.
-    foreign: Cell<bool>,
+    /// The header on disk if it names legs that the mirror does not have, or if the bits are about
+    /// regions of another size: until the log has been cleared under it.
+    foreign: RefCell<Option<Rc<[u8; HEADER_BYTES]>>>,
 }
 
 /// The changed blocks, and the progress of writing them. Each of the three flags may be set without
@@ -168,7 +168,7 @@ impl Log {
                 region_size,
                 other_size: Cell::new(None),
                 fresh: Cell::new(false),
-                foreign: Cell::new(false),
+                foreign: RefCell::default(),
             },
             batches: Batches {
                 changed: RefCell::new(Changed { queue: VecDeque::new(), queued }),
@@ -251,12 +251,6 @@ impl Log {
     /// the mirror's regions.
     pub(super) fn other_region_size(&self) -> Option<Sectors> {
         self.header.other_size.get()
-    }
-
-    /// Whether what was read is about other legs than the mirror has, or about regions of another
-    /// size; `true` only once.
-    pub(super) fn take_foreign(&self) -> bool {
-        self.header.foreign.take()
     }
 
     /// Marks the header as changed.
