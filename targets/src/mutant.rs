@@ -106,6 +106,8 @@ pub enum Mutant {
     NamedBeforeCleared,
     /// A log that could not be cleared gets the mirror's header nevertheless.
     UnclearedNamed,
+    /// The flags of a log are believed that another program has used since.
+    OtherUserUnseen,
     /// When a leg is removed the others are in sync in the log while it still names that one.
     TrustedBeforeNamed,
     /// The log has a new leg under the identity of the one that it replaces.

@@ -266,6 +266,8 @@ pub(super) struct FoundLog {
     pub(super) identity: u64,
     /// It was no mirror's log.
     pub(super) fresh: bool,
+    /// Another program has used it while it had legs as stale, of which it knew nothing.
+    pub(super) doubtful: bool,
     /// The legs that it has as stale.
     pub(super) stale: LegSet,
 }

@@ -80,6 +80,8 @@ struct Header {
     other_size: Cell<Option<Sectors>>,
     /// The log was not a mirror's when it was read.
     fresh: Cell<bool>,
+    /// Another program has used the log while it had legs as stale, of which it knew nothing.
+    doubtful: Cell<bool>,
     /// The header on disk if it names legs that the mirror does not have, or if the bits are about
     /// regions of another size: until the log has been cleared under it.
     foreign: RefCell<Option<Rc<[u8; HEADER_BYTES]>>>,
@@ -168,6 +170,7 @@ impl Log {
                 region_size,
                 other_size: Cell::new(None),
                 fresh: Cell::new(false),
+                doubtful: Cell::new(false),
                 foreign: RefCell::default(),
             },
             batches: Batches {
@@ -247,6 +250,12 @@ impl Log {
         self.header.fresh.get()
     }
 
+    /// Whether another program has used the log since it had legs as stale: it does not say which
+    /// legs are right where it has marks.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.header.doubtful.get()
+    }
+
     /// The size of the regions that the bits were about when they were read, if it is not that of
     /// the mirror's regions.
     pub(super) fn other_region_size(&self) -> Option<Sectors> {
@@ -314,6 +323,7 @@ impl Log {
             LegFlags::encode(header, legs, stale.0);
         }
         LogRegionSize::put(header, self.header.region_size);
+        LegFlags::sign(header);
         self.change_header();
         self.header.flags_batch.set(self.batches.collecting.get());
         self.request();

@@ -1,7 +1,8 @@
 //! Opening a mirror's log, and what it says beside the record of the legs and the user's words.
 //!
 //! Rules kept here: where record and log leave no leg that is known to be up to date, none is
-//! chosen; and the bits of a log are not used for regions of another size.
+//! chosen, as where another program has used a log that had stale legs; and the bits of a log are
+//! not used for regions of another size.
 
 use std::rc::Rc;
 
@@ -49,7 +50,7 @@ async fn read_log(
     let initial = begun.as_ref().map_or(InitialSync::FromLog, |begun| begun.initial);
     let mut stale = log.read(initial, &mut bits, identities).await;
     let identity = identity.unwrap_or(NO_IDENTITY);
-    let its = FoundLog { identity, fresh: log.is_fresh(), stale };
+    let its = FoundLog { identity, fresh: log.is_fresh(), doubtful: log.is_doubtful(), stale };
     *found = log.on_disk().then_some(its);
     let mut begun = begun?;
     if begun.by_log {
@@ -79,6 +80,10 @@ async fn read_log(
         log.change_all();
     }
     if begun.sources.is_none() && stale == LegSet::first(identities.len()) {
+        return Err(OpenError::NoSource);
+    }
+    // Another program's source may have been any leg.
+    if begun.sources.is_none() && log.is_doubtful() && bits.count() < regions {
         return Err(OpenError::NoSource);
     }
     if !fits_regions(&log, &bits, config, name)? {

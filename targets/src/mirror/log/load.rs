@@ -57,11 +57,13 @@ impl Log {
             tail.fill(0);
         }
         let before = (*header, bits.count());
+        let doubtful = LegFlags::are_doubtful(&header);
         LegFlags::rename(&mut header, &self.header.renamed, legs);
         let missed = if is_log(&header) { LegFlags::missed(&header, legs) } else { None };
         let overridden = missed.is_none() || mutant::is(Mutant::LogOverridden);
         // `nosync` states that all legs are the same, and the log knows better.
         let initial = match initial {
+            InitialSync::NoSync if doubtful => InitialSync::FromLog,
             InitialSync::NoSync if !overridden => InitialSync::Sync,
             _ => initial,
         };
@@ -80,6 +82,10 @@ impl Log {
         if !trusted && LegFlags::names_foreign_legs(&header, legs) {
             bits.fill_from(0, false);
             foreign = true;
+        }
+        self.header.doubtful.set(doubtful);
+        if !doubtful {
+            LegFlags::sign(&mut header);
         }
         let padded = result.unwrap_or(true);
         if padded || before != (*header, bits.count()) {
