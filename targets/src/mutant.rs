@@ -108,6 +108,8 @@ pub enum Mutant {
     UnclearedNamed,
     /// The flags of a log are believed that another program has used since.
     OtherUserUnseen,
+    /// After a take-over in the first recovery only the source is read, also where all is copied.
+    FirstRecoveryForgotten,
     /// When a leg is removed the others are in sync in the log while it still names that one.
     TrustedBeforeNamed,
     /// The log has a new leg under the identity of the one that it replaces.

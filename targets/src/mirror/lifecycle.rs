@@ -35,13 +35,16 @@ impl Mirror {
     pub async fn open(mut config: MirrorConfig<'_>) -> Result<Rc<Mirror>, OpenError> {
         let (region_size, regions) = check_config(&config)?;
         let identities: Vec<u64> = config.legs.iter().map(|leg| leg.identity).collect();
-        let Known { log, identity, bits, stale, begun, unflushed } =
+        let Known { log, identity, bits, stale, begun, first, unflushed } =
             read_known(&mut config, regions, &identities).await?;
         let count = config.legs.len();
         let (handle_errors, keep_log) = (config.handle_errors, config.keep_log);
         let mut legs = Legs::new(count, handle_errors, keep_log, stale, begun.sources);
         if begun.unequal {
             legs.expect_unequal();
+        }
+        if first {
+            legs.expect_copies();
         }
         if unflushed {
             legs.forget_flushed();

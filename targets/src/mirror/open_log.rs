@@ -25,6 +25,8 @@ pub(super) struct Known {
     pub(super) bits: Bits,
     pub(super) stale: LegSet,
     pub(super) begun: Beginning,
+    /// The first recovery goes on, and the log has what was copied in it.
+    pub(super) first: bool,
     /// Some sources may have data that are not durable: no log has them as healthy, which it has
     /// only of legs that have been flushed.
     pub(super) unflushed: bool,
@@ -91,7 +93,8 @@ async fn read_log(
         log.change_all();
     }
     let unflushed = begun.sources.is_some() && !begun.named && (!begun.unequal || lags);
-    Ok(Known { log, identity, bits, stale, begun, unflushed })
+    let first = begun.unequal && !lags && config.past.is_in_first_recovery(identities);
+    Ok(Known { log, identity, bits, stale, begun, first, unflushed })
 }
 
 /// Whether the bits of a log are about regions of the mirror's size.

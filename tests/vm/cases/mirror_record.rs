@@ -306,7 +306,9 @@ fn used_by_kernel() {
     drop(disk);
     del();
     assert!(version() == 1, "a leg is stale, and the version is {}", version());
-    let table = format!("0 {LEN} mirror disk 2 {log} {REGION} 2 {first} 0 {} 0", second.path);
+    let legs = format!("2 {first} 0 {} 0", second.path);
+    // Without `handle_errors` the kernel has a region in sync that it could not copy.
+    let table = format!("0 {LEN} mirror disk 2 {log} {REGION} {legs} 1 handle_errors");
     let judge = kernel::create("k", &table);
     view.verify_range(&Disk::open(&judge), 0, LEN);
     kernel::remove("k");
