@@ -81,11 +81,9 @@ async fn read_log(
         bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
         log.change_all();
     }
-    if begun.sources.is_none() && stale == LegSet::first(identities.len()) {
-        return Err(OpenError::NoSource);
-    }
     // Another program's source may have been any leg.
-    if begun.sources.is_none() && log.is_doubtful() && bits.count() < regions {
+    let doubtful = log.is_doubtful() && bits.count() < regions;
+    if begun.sources.is_none() && (doubtful || stale == LegSet::first(identities.len())) {
         return Err(OpenError::NoSource);
     }
     if !fits_regions(&log, &bits, config, name)? {

@@ -17,6 +17,16 @@ use crate::disk::DiskError;
 use crate::mutant::{self, Mutant};
 use crate::units::Sectors;
 
+/// How a mirror begins whose log may have stale legs: `nosync` states that all legs are the same,
+/// and the log knows better.
+fn beside_flags(initial: InitialSync, doubtful: bool, overridden: bool) -> InitialSync {
+    match initial {
+        InitialSync::NoSync if doubtful => InitialSync::FromLog,
+        InitialSync::NoSync if !overridden => InitialSync::Sync,
+        _ => initial,
+    }
+}
+
 impl Log {
     /// Reads the log: which regions are in sync, and which of the legs with these identities are
     /// stale. Nothing is written yet. A device error does not fail this call: the log is treated as
@@ -61,12 +71,7 @@ impl Log {
         LegFlags::rename(&mut header, &self.header.renamed, legs);
         let missed = if is_log(&header) { LegFlags::missed(&header, legs) } else { None };
         let overridden = missed.is_none() || mutant::is(Mutant::LogOverridden);
-        // `nosync` states that all legs are the same, and the log knows better.
-        let initial = match initial {
-            InitialSync::NoSync if doubtful => InitialSync::FromLog,
-            InitialSync::NoSync if !overridden => InitialSync::Sync,
-            _ => initial,
-        };
+        let initial = beside_flags(initial, doubtful, overridden);
         let other_size = self.other_size(&header);
         let is_used = initial == InitialSync::FromLog;
         self.header.other_size.set(other_size.filter(|_| is_used));
