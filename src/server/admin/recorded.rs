@@ -2,9 +2,9 @@
 //!
 //! Rules kept here: the new table is on record before its target is in place, and is compared with
 //! the disks of other families while the run directory is locked. A disk that is not claimed is the
-//! device's by that record alone, and so is one of a mirror that has been closed for another one. So
-//! what the old table has of it stays on record as well until the new target is in place: the old
-//! table may have to be put back.
+//! device's by that record alone, and so is one of a mirror that has been closed for another one.
+//! So what the old table has of it stays on record as well until the new target is in place: the
+//! old table may have to be put back.
 
 use dm_targets::units::Sectors;
 

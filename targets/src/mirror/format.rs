@@ -116,8 +116,8 @@ impl Layout {
         bit_of(region).0 / u64::from(self.block_bytes)
     }
 
-    /// Fills `out` with the log's bytes from `start_bytes` on; without `bits`: no region is in sync.
-    /// `tail` holds the bytes after the bits.
+    /// Fills `out` with the log's bytes from `start_bytes` on; without `bits`: no region is in
+    /// sync. `tail` holds the bytes after the bits.
     pub fn encode(
         &self,
         start_bytes: u64,

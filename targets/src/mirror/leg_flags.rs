@@ -71,7 +71,8 @@ impl LegFlags {
     /// Behind the size of a region.
     const MARK: usize = Self::END + 24;
     const MARK_SUM: usize = Self::MARK + 8;
-    const MARK_END: usize = Self::MARK_SUM + 8;
+    /// The byte of the header behind the mark.
+    pub const MARK_END: usize = Self::MARK_SUM + 8;
     const MARK_MAGIC: [u8; 8] = *b"dmuser\x01\0";
     /// The version field of a header.
     const VERSION: std::ops::Range<usize> = 4..8;

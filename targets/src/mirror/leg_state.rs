@@ -227,8 +227,8 @@ impl Past {
         self.state().is_some_and(|past| past.was_in_sync && known(past))
     }
 
-    /// Whether a mirror of these legs has been in its first recovery: a leg that is not a source has
-    /// all that has been copied, where the log has it as in sync.
+    /// Whether a mirror of these legs has been in its first recovery: a leg that is not a source
+    /// has all that has been copied, where the log has it as in sync.
     pub(super) fn is_in_first_recovery(&self, identities: &[u64]) -> bool {
         let known = |past: &LegState| identities.iter().all(|id| past.knows(*id));
         self.state().is_some_and(|past| !past.was_in_sync && known(past))

@@ -174,6 +174,10 @@ pub fn a_log_that_could_not_be_cleared_is_cleared_again() {
         let matcher = Matcher::all(Class::Write);
         let fault = Fault { matcher, skip: failing, times: 1, errno: Errno::EIO };
         world.disks()[2].inject(fault);
+        // One half cannot be copied, so that the log is written again while the legs differ.
+        let matcher = Matcher { class: Class::Write, first: 8, end: 16 };
+        let fault = Fault { matcher, skip: 0, times: u32::MAX, errno: Errno::EIO };
+        world.disks()[1].inject(fault);
         let unasked = Setup { source: None, ..given.clone() };
         let crashes = begun(&world, given, |images| match Fixture::new_or(&unasked, &images) {
             Err(OpenError::LogRegionSize { .. }) => {}

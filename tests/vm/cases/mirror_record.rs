@@ -276,8 +276,18 @@ fn exchanged() {
     server::del("m");
 }
 
-/// The kernel uses a log that has a leg as stale. While that leg cannot be written the log keeps its
-/// marks, and which leg is right must be named; once the kernel has copied it, both are.
+/// Deletes a mirror, of which the log alone knows then, as after a restart of the machine.
+fn del_forgotten() {
+    ublk_dm("del m").ok();
+    for entry in std::fs::read_dir(server::run_dir()).expect("readable").flatten() {
+        if entry.path().extension().is_some_and(|end| end == "ended") {
+            std::fs::remove_file(entry.path()).expect("removable");
+        }
+    }
+}
+
+/// The kernel uses a log that has a leg as stale. While that leg cannot be written the log keeps
+/// its marks, and which leg is right must be named; once the kernel has copied it, both are.
 fn used_by_kernel() {
     if ours() == Engine::Kernel {
         return;
@@ -290,11 +300,6 @@ fn used_by_kernel() {
         second.path
     );
     let version = || Disk::open_read_only(&log).read(0, 8)[4];
-    let del = || {
-        ublk_dm("del m").ok();
-        // The log alone knows it then, as after a restart of the machine.
-        sh(&format!("rm -f {}/legs-*.ended", server::run_dir())).ok();
-    };
     let path = server::add(&line);
     ublk_dm("wait m --in-sync").ok();
     view.fill(&Disk::open(&path));
@@ -304,15 +309,19 @@ fn used_by_kernel() {
     view.write(&disk, 3 * REGION, REGION);
     disk.flush().expect("the other leg has it");
     drop(disk);
-    del();
+    del_forgotten();
     assert!(version() == 1, "a leg is stale, and the version is {}", version());
     let legs = format!("2 {first} 0 {} 0", second.path);
     // Without `handle_errors` the kernel has a region in sync that it could not copy.
     let table = format!("0 {LEN} mirror disk 2 {log} {REGION} {legs} 1 handle_errors");
+    let dirty = crate::log::dirty(&log, REGIONS);
+    assert!(dirty == [3], "marked are {dirty:?}");
     let judge = kernel::create("k", &table);
     view.verify_range(&Disk::open(&judge), 0, LEN);
     kernel::remove("k");
     assert!(version() == 2, "the kernel has used the log, and the version is {}", version());
+    let dirty = crate::log::dirty(&log, REGIONS);
+    assert!(dirty == [3], "the kernel has copied to a leg that fails: {dirty:?}");
     let refused = ublk_dm(&format!("add {line}")).refused();
     assert!(refused.stderr.contains("another program"), "{}", refused.stderr);
     second.heal();
@@ -321,7 +330,7 @@ fn used_by_kernel() {
     view.verify_range(&Disk::open(&path), 0, LEN);
     second.set(Fault::Bad { sector: 0, sectors: LEN });
     view.write(&Disk::open(&path), 5 * REGION, REGION);
-    del();
+    del_forgotten();
     second.heal();
     kernel::create("k", &table);
     server::wait_for(20, "48/48 of the kernel's", || kernel::status("k").contains(" 48/48 "));

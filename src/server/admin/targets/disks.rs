@@ -93,7 +93,7 @@ impl Sharing {
         if self == Sharing::Always && is_own { Sharing::Own } else { self }
     }
 
-    /// The same for a disk that the mirror had which is replaced, and closed: it is claimed again if
+    /// The same for a disk of the mirror that is replaced, and was closed: it is claimed again if
     /// it was claimed, and shared again if it was not.
     pub(super) fn after(self, had: Option<&KnownDisk>, force: bool) -> Sharing {
         match (self, had) {
