@@ -14,7 +14,7 @@ use dm_targets::target::Target;
 use super::devices::{Deps, no_device};
 use super::machine::{Machine, OpenDisk, Thread};
 use super::mutant::{self, Mutant};
-use super::recorded::Recorded;
+use super::recording::Recorded;
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};

@@ -26,7 +26,7 @@ use super::left_behind::{Left, Old};
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
-use super::recorded::Recorded;
+use super::recording::Recorded;
 use super::state::Administrator;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, MergeOptions, Reply};

@@ -14,7 +14,7 @@ use dm_targets::table::TargetParams;
 use super::devices::{Device, is_persistent_snapshot, no_device};
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
-use super::recorded::Recorded;
+use super::recording::Recorded;
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceSpec, DeviceState};

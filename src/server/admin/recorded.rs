@@ -11,19 +11,11 @@ use dm_targets::units::Sectors;
 use super::devices::{Deps, Device, is_mirror, no_device};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
+use super::recording::Recorded;
 use super::state::Administrator;
 use super::targets::Unread;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk};
-
-/// Why a table is recorded.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Recorded {
-    /// It comes; `force`: its disks are taken although a state file cannot be read.
-    New { force: bool },
-    /// It could not be replaced, and is put back.
-    Again,
-}
 
 impl<M: Machine> Administrator<M> {
     /// Records the device's new table: the next server must not open the disks of the old one. A

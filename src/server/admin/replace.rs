@@ -21,7 +21,7 @@ use super::machine::{Machine, Thread};
 use super::mirrored::OldLog;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
-use super::recorded::Recorded;
+use super::recording::Recorded;
 use super::state::Administrator;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, Reply};

@@ -14,7 +14,7 @@ use super::left_behind::Old;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
-use super::recorded::Recorded;
+use super::recording::Recorded;
 use super::state::Administrator;
 use super::targets::Whose;
 use super::waiting::Errand;
