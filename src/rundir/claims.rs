@@ -3,8 +3,9 @@
 //! Rule kept here: a disk that the next server of a device needs must not be used for anything
 //! else. A live server claims its disks; for a dead server, and for a device that a server has left
 //! out, only the state file records them. The same holds for a disk that is used without a claim,
-//! and that others may use where their parts do not overlap. A file and a loop device on it have
-//! separate claims; here they are one disk.
+//! and that others may use where their parts do not overlap: such a disk is refused while a state
+//! file cannot be read, since nothing else tells of its other users. A file and a loop device on it
+//! have separate claims; here they are one disk.
 
 use crate::failure::Reason;
 use crate::protocol::{DeviceState, KnownDisk, Part};
@@ -12,37 +13,64 @@ use crate::storage::DiskId;
 
 use super::directory::{RunDir, family_key};
 
+/// What the state files tell of a disk.
+#[derive(Default)]
+pub struct Found {
+    /// The devices that need it.
+    pub devices: Vec<DeviceState>,
+    /// Why there may be more of them, and what to do.
+    pub unread: Option<Reason>,
+}
+
 impl RunDir {
     /// The devices of all families but `own` that are made of the disk or a part of it, whether or
     /// not they still exist in the kernel; `parts`: what of it is wanted without a claim.
     ///
     /// # Errors
-    /// The directory cannot be read, or the state file of a server that is named after the disk.
-    /// Other state files that cannot be read are skipped.
+    /// The directory cannot be read.
     pub fn devices_on(
         &self,
         own: Option<&str>,
         id: DiskId,
         disk: &KnownDisk,
         parts: Option<&[Part]>,
-    ) -> Result<Vec<DeviceState>, Reason> {
+    ) -> Result<Found, Reason> {
         let keys = self.keys()?;
-        let mut found = Vec::new();
-        for key in keys.iter().filter(|key| Some(key.as_str()) != own) {
-            match self.state(key) {
-                Ok(state) => {
-                    let devices = state.into_iter().flat_map(|state| state.devices);
-                    found.extend(devices.filter(|device| needs(device, id, disk, parts)));
-                }
-                Err(why) if is_named_after(key, id) => {
-                    let hint = "remove the file to continue without the devices that it lists";
-                    return Err(why.ending(format!("; {hint}")));
-                }
-                Err(why) => log::debug!("{why}"),
-            }
-        }
-        Ok(found)
+        let others = keys.into_iter().filter(|key| Some(key.as_str()) != own);
+        let files = others.map(|key| {
+            let devices =
+                self.state(&key).map(|state| state.map_or_else(Vec::new, |it| it.devices));
+            (key, devices)
+        });
+        Ok(devices_among(files, id, disk, parts))
     }
+}
+
+/// The devices of other families that need a disk, from their state files. A file that cannot be
+/// read may tell of a device on the disk if its server is named after the disk, or if the disk is
+/// wanted without a claim; other such files are skipped.
+pub fn devices_among(
+    files: impl Iterator<Item = (String, Result<Vec<DeviceState>, Reason>)>,
+    id: DiskId,
+    disk: &KnownDisk,
+    parts: Option<&[Part]>,
+) -> Found {
+    let mut found = Found::default();
+    for (key, devices) in files {
+        match devices {
+            Ok(devices) => {
+                let devices = devices.into_iter().filter(|device| needs(device, id, disk, parts));
+                found.devices.extend(devices);
+            }
+            Err(why) if parts.is_some() || is_named_after(&key, id) => {
+                let hint = "remove the file to continue without the devices that it lists";
+                let force = if parts.is_some() { ", or use --force" } else { "" };
+                found.unread.get_or_insert(why.ending(format!("; {hint}{force}")));
+            }
+            Err(why) => log::debug!("{why}"),
+        }
+    }
+    found
 }
 
 /// Whether a server is named after a disk: its origin or its first leg. A mirror's key may end in a
@@ -144,7 +172,7 @@ mod tests {
         let (_dir, rundir) = rundir(vec![device(line, &[("/o", "o"), ("/c", "c"), ("/x", "x")])]);
         let names = |own, on| {
             let found = rundir.devices_on(own, ID, &known(on), None).unwrap();
-            found.into_iter().map(|device| device.name).collect::<Vec<_>>()
+            found.devices.into_iter().map(|device| device.name).collect::<Vec<_>>()
         };
         for on in ["o", "c"] {
             assert_eq!(names(None, on), ["s"], "{on}");
@@ -201,9 +229,9 @@ mod tests {
     #[test]
     fn a_device_of_an_earlier_version_is_found_by_numbers() {
         let (_dir, rundir) = rundir(vec![device("0 8 linear /o 0", &[])]);
-        assert_eq!(rundir.devices_on(None, ID, &known("o"), None).unwrap().len(), 1);
+        assert_eq!(rundir.devices_on(None, ID, &known("o"), None).unwrap().devices.len(), 1);
         let file = DiskId::File { dev: libc::makedev(8, 0), ino: 3 };
-        assert!(rundir.devices_on(None, file, &known("o"), None).unwrap().is_empty());
+        assert!(rundir.devices_on(None, file, &known("o"), None).unwrap().devices.is_empty());
     }
 
     #[test]
@@ -218,9 +246,33 @@ mod tests {
         ] {
             let (dir, rundir) = rundir(Vec::new());
             fs::write(dir.path().join(format!("{key}.json")), "{").unwrap();
-            let found = rundir.devices_on(None, ID, &known("o"), None);
-            assert_eq!(found.is_err(), blocks, "{key}");
-            assert!(found.err().is_none_or(|why| why.contains("damaged") && why.contains(key)));
+            let unread = rundir.devices_on(None, ID, &known("o"), None).unwrap().unread;
+            assert_eq!(unread.is_some(), blocks, "{key}");
+            assert!(unread.is_none_or(|why| why.contains("damaged") && why.contains(key)));
+        }
+    }
+
+    #[test]
+    fn a_damaged_state_file_speaks_for_every_disk_that_is_wanted_without_a_claim() {
+        use dm_targets::units::{Sector, Sectors};
+        let line = "0 8 linear /a 0";
+        for (own, blocks) in [(None, true), (Some("block-9-9"), false)] {
+            let (dir, rundir) = rundir(vec![device(line, &[("/a", "a")])]);
+            fs::write(dir.path().join("block-9-9.json"), "{").unwrap();
+            let parts = [(Sector(64), Sectors(8))];
+            for parts in [Some(parts.as_slice()), None] {
+                let found = rundir.devices_on(own, ID, &known("b"), parts).unwrap();
+                assert!(found.devices.is_empty());
+                assert_eq!(found.unread.is_some(), blocks && parts.is_some(), "{own:?}");
+                let said = |why: &Reason| {
+                    let parts = ["block-9-9.json", "damaged", "remove the file", "--force"];
+                    parts.iter().all(|part| why.contains(part))
+                };
+                assert!(found.unread.is_none_or(|why| said(&why)));
+                // The files that can be read tell of their devices nevertheless.
+                let found = rundir.devices_on(own, ID, &known("a"), parts).unwrap();
+                assert_eq!(found.devices.len(), 1, "{own:?}");
+            }
         }
     }
 }

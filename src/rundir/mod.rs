@@ -18,6 +18,8 @@ mod reserved;
 mod server;
 mod state;
 
+#[cfg(all(test, feature = "mutants"))]
+pub use claims::devices_among;
 pub use claims::{is_made_of, needs};
 pub use directory::{RunDir, VARIABLE, family_key};
 pub use lock::FamilyLock;

@@ -27,10 +27,12 @@ pub fn claimed(
     disk: &KnownDisk,
     parts: Option<&[Part]>,
 ) -> Option<OpenErrorKind> {
-    match rundir.devices_on(own, id, disk, parts) {
-        Ok(devices) => devices.iter().find_map(|device| holds(device, parts.is_some())),
-        Err(why) => Some(OpenErrorKind::Unclear { why }),
-    }
+    let found = match rundir.devices_on(own, id, disk, parts) {
+        Ok(found) => found,
+        Err(why) => return Some(OpenErrorKind::Unclear { why }),
+    };
+    let held = found.devices.iter().find_map(|device| holds(device, parts.is_some()));
+    held.or_else(|| found.unread.map(|why| OpenErrorKind::Unclear { why }))
 }
 
 /// Refuses a disk that a command has opened for writing.

@@ -52,10 +52,13 @@ fn device_on(rundir: &RunDir, path: &Path) -> Option<DeviceState> {
     let wanted = path.to_owned();
     let open = move || OpenDisk::open(wanted, Access::ReadOnly, Claim::Shared);
     let disk = silent::within_limit(path, open).ok()?.ok()?;
-    let devices = rundir.devices_on(None, disk.id, &claims::known(&disk), None).ok()?;
+    let found = rundir.devices_on(None, disk.id, &claims::known(&disk), None).ok()?;
+    if found.unread.is_some() {
+        return None;
+    }
     let mut control = Control::open().ok()?;
     let mut exists = |state: &DeviceState| {
         device::ours(&mut control, state.id, state.cookie).is_ok_and(|info| info.is_some())
     };
-    devices.into_iter().find(|state| exists(state))
+    found.devices.into_iter().find(|state| exists(state))
 }

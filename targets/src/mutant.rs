@@ -104,6 +104,12 @@ pub enum Mutant {
     NewLegInSync,
     /// The log names a new leg before all regions in the log are out of sync.
     NamedBeforeCleared,
+    /// A log that could not be cleared gets the mirror's header nevertheless.
+    UnclearedNamed,
+    /// The flags of a log are believed that another program has used since.
+    OtherUserUnseen,
+    /// After a take-over in the first recovery only the source is read, also where all is copied.
+    FirstRecoveryForgotten,
     /// When a leg is removed the others are in sync in the log while it still names that one.
     TrustedBeforeNamed,
     /// The log has a new leg under the identity of the one that it replaces.

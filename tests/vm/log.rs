@@ -70,9 +70,10 @@ pub fn save(path: &str, regions: u64) -> Buf {
 
 /// The header's first 16 bytes and the bits: these must be equal whichever side wrote them. The
 /// bytes between them are unused or belong to the program under test; the bytes after the bits keep
-/// their content.
+/// their content. While a leg is stale ublk-dm writes version 1, which is 2 to the kernel.
 pub fn canonical(path: &str, regions: u64) -> Vec<u8> {
-    let all = save(path, regions);
+    let mut all = save(path, regions);
+    all[4] = if all[4] == 1 { 2 } else { all[4] };
     let end = BITS + us(regions.div_ceil(64) * 8);
     [&all[..16], &all[BITS..end]].concat()
 }

@@ -19,6 +19,7 @@ use super::new_device::{NewDevice, generated_name};
 use super::notes::joined;
 use super::silent::Silent;
 use super::state::Administrator;
+use super::targets::Unread;
 use super::unconfirmed::Unconfirmed;
 use super::waiting::Errand;
 use crate::failure::{Failure, Kind, Reason};
@@ -42,10 +43,11 @@ impl<M: Machine> Administrator<M> {
             self.own_at(disk).is_none() && !matches!(self.carrier_at(disk, None), Ok(Some(_)))
         });
         Silent::on(&self.machine, disks)?;
+        let force = spec.force;
         let prepared = self.prepare(spec, name.as_deref(), None)?;
         let info = self.make(&prepared, id)?;
         let mut state = prepared.state(&info, "");
-        let note = match self.bring_up(&prepared, &info, name, &mut state) {
+        let note = match self.bring_up(&prepared, &info, name, &mut state, force) {
             Ok(note) => note,
             Err(why) => {
                 let new = Unconfirmed { state, target: prepared.target };
@@ -214,8 +216,9 @@ impl<M: Machine> Administrator<M> {
         info: &DeviceInfo,
         name: Option<String>,
         state: &mut DeviceState,
+        force: bool,
     ) -> Result<Option<String>, Reason> {
-        self.register(prepared, name, state)?;
+        self.register(prepared, name, state, force)?;
         let before = self.note_of(prepared)?;
         let served = self.machine.serve(info, &state.name, &prepared.target, false)?;
         self.unless_silent(Errand::on(info.id, "add"), served, |_, _| {})??;
@@ -243,9 +246,11 @@ impl<M: Machine> Administrator<M> {
         prepared: &NewDevice<M>,
         name: Option<String>,
         state: &mut DeviceState,
+        force: bool,
     ) -> Result<(), Reason> {
         let _directory = self.machine.records().lock()?;
-        self.refuse_claimed(&prepared.deps, &prepared.spec)?;
+        let unread = if force { Unread::ByForce } else { Unread::Refused };
+        self.refuse_claimed(&prepared.deps, &prepared.spec, unread)?;
         self.refuse_renumbered(&prepared.spec.table.params.devices(), &prepared.spec.named)?;
         if self.changes_origin(state.id, &prepared.spec) {
             self.lose_left_out(None)?;

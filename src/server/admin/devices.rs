@@ -118,7 +118,7 @@ pub struct Device {
     pub cow: Option<Cow>,
     /// The disk of a leg that a message is putting into a mirror.
     pub coming: Option<KnownDisk>,
-    /// Disks that its old table has without a claim, until the new one is in place.
+    /// Disks that its old table needs and has no claim for, until the new one is in place.
     pub leaving: Vec<KnownDisk>,
 }
 

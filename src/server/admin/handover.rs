@@ -14,6 +14,7 @@ use dm_targets::target::Target;
 use super::devices::{Deps, no_device};
 use super::machine::{Machine, OpenDisk, Thread};
 use super::mutant::{self, Mutant};
+use super::recording::Recorded;
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};
@@ -32,10 +33,11 @@ impl<M: Machine> Administrator<M> {
             Ok(prepared) => prepared,
             Err(why) => return Err(self.old_stays(id, was_suspended, why)),
         };
+        let why = Recorded::New { force: table.force };
         let lost = if was_suspended { None } else { self.hold_for(id, table)? };
         let on_full = on_full(&spec);
         let unrecorded = mutant::is(Mutant::HandedOverUnrecorded);
-        let recorded = if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, false) };
+        let recorded = if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, why) };
         if let Err(why) = recorded {
             if !was_suspended {
                 self.let_through(id, true, "resume")?;

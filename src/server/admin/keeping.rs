@@ -26,6 +26,7 @@ use super::left_behind::{Left, Old};
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
+use super::recording::Recorded;
 use super::state::Administrator;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, MergeOptions, Reply};
@@ -231,7 +232,8 @@ impl<M: Machine> Administrator<M> {
         let before = entry.clone();
         (entry.cow, entry.loaded) = (cow.clone(), None);
         let held = self.hold(id, true, "resume").map(drop);
-        let recorded = held.and_then(|()| self.record_table(id, deps, spec, false));
+        let recorded =
+            held.and_then(|()| self.record_table(id, deps, spec, Recorded::New { force: false }));
         let old = Old { device: before.clone(), left: Left::of_coming(cow.clone()) };
         let put = recorded.and_then(|()| self.put_target(id, target, true, Some(old)));
         if let Err(why) = put {

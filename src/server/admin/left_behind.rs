@@ -14,6 +14,7 @@ use dm_targets::table::TargetParams;
 use super::devices::{Device, is_persistent_snapshot, no_device};
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
+use super::recording::Recorded;
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceSpec, DeviceState};
@@ -108,7 +109,7 @@ impl<M: Machine> Administrator<M> {
 
     /// A new table that is on record was not put in place: the old one is on record again.
     pub(super) fn exchange_back(&mut self, id: u32, old: Old) -> Result<(), Reason> {
-        self.record_table(id, old.device.deps, old.device.spec, true)?;
+        self.record_table(id, old.device.deps, old.device.spec, Recorded::Again)?;
         self.take_left_back(id, old.left);
         self.ensure_recorded()
     }

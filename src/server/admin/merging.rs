@@ -22,6 +22,7 @@ use super::held::Held;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
+use super::recording::Recorded;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Kind, Reason};
@@ -269,7 +270,8 @@ impl<M: Machine> Administrator<M> {
             (entry.deps, entry.spec) = (deps, spec);
             Ok(())
         } else {
-            self.record_table(id, deps, spec, again)
+            let new = Recorded::New { force: spec.force };
+            self.record_table(id, deps, spec, if again { Recorded::Again } else { new })
         };
         recorded.map(|()| (target, cow)).inspect_err(|_| {
             if let Some(entry) = self.devices.get_mut(&id) {

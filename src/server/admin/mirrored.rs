@@ -26,7 +26,7 @@ use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
-use super::targets::Replaced;
+use super::targets::{Replaced, Whose};
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceSpec;
@@ -77,7 +77,8 @@ impl<M: Machine> Administrator<M> {
         let spec = DeviceSpec { source: table.source.or(data_on), ..table.clone() };
         let data_on = data_on.filter(|right| spec.source == Some(*right));
         let over = Some(Replaced { device: id, data_on });
-        self.open_mirror(&mirror, spec, Some(&name), Default::default(), None, over)
+        let whose = Whose { name: Some(&name), closed: None };
+        self.open_mirror(&mirror, spec, whose, Default::default(), None, over)
     }
 
     /// The leg that has what a device of ranges shows: each of its ranges that is on a disk.

@@ -33,6 +33,7 @@ mod notes;
 mod orphans;
 mod outcome;
 mod recorded;
+mod recording;
 mod recover;
 mod replace;
 mod resize;

@@ -74,6 +74,12 @@ pub enum Mutant {
     BesideMounted,
     /// A device without `--shared` joins one that shares its disk.
     BesideUnasked,
+    /// A part of a disk is taken while a state file cannot be read.
+    UnreadIgnored,
+    /// A mirror in the place of another one does not share the disks that that one shares.
+    MirrorUnclaimedForgotten,
+    /// The disks of a mirror are free when it has been closed for another one.
+    ClosedLeftAtOnce,
     /// A device is deleted under its snapshots.
     CarrierEnds,
     /// A command waits for what a suspended device holds.
@@ -309,7 +315,7 @@ impl Mutant {
         [Mutant::LegWithDataForgotten, Mutant::LeftUnjudged, Mutant::BegunUnrecorded];
 
     /// The mutants of disks that are used without a claim.
-    pub const OF_PARTS: [Mutant; 8] = [
+    pub const OF_PARTS: [Mutant; 11] = [
         Mutant::PartsUncompared,
         Mutant::ForcedForAll,
         Mutant::GrownIntoPart,
@@ -318,6 +324,9 @@ impl Mutant {
         Mutant::UnclaimedForgotten,
         Mutant::BesideMounted,
         Mutant::BesideUnasked,
+        Mutant::UnreadIgnored,
+        Mutant::MirrorUnclaimedForgotten,
+        Mutant::ClosedLeftAtOnce,
     ];
 
     /// The mutants that need two commands at the same moment.

@@ -2,15 +2,18 @@
 //!
 //! Rules kept here: the new table is on record before its target is in place, and is compared with
 //! the disks of other families while the run directory is locked. A disk that is not claimed is the
-//! device's by that record alone, so what the old table has of it stays on record as well until the
-//! new target is in place: the old table may have to be put back.
+//! device's by that record alone, and so is one of a mirror that has been closed for another one.
+//! So what the old table has of it stays on record as well until the new target is in place: the
+//! old table may have to be put back.
 
 use dm_targets::units::Sectors;
 
-use super::devices::{Deps, Device, no_device};
+use super::devices::{Deps, Device, is_mirror, no_device};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
+use super::recording::Recorded;
 use super::state::Administrator;
+use super::targets::Unread;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk};
 
@@ -22,11 +25,15 @@ impl<M: Machine> Administrator<M> {
         id: u32,
         deps: Deps,
         spec: DeviceSpec,
-        again: bool,
+        why: Recorded,
     ) -> Result<(), Reason> {
+        let again = why == Recorded::Again;
         let directory = (!again).then(|| self.machine.records().lock()).transpose()?;
         if directory.is_some() {
-            self.refuse_claimed(&deps, &spec)?;
+            let old = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+            let force = why == Recorded::New { force: true };
+            let unread = if force { Unread::ByForce } else { Unread::Kept(old) };
+            self.refuse_claimed(&deps, &spec, unread)?;
             self.refuse_renumbered(&spec.table.params.devices(), &spec.named)?;
             // What has left the old table's disks meanwhile has been written past, too.
             let old = self.devices.get(&id).ok_or_else(|| no_device(id))?;
@@ -74,7 +81,7 @@ impl<M: Machine> Administrator<M> {
         let (deps, mut spec) = (entry.deps.clone(), entry.spec.clone());
         spec.table.len = len;
         let _directory = self.machine.records().lock()?;
-        self.refuse_claimed(&deps, &spec)?;
+        self.refuse_claimed(&deps, &spec, Unread::Refused)?;
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.leaving = unclaimed;
         }
@@ -82,15 +89,16 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-/// The disks without a claim of which a device's new table has other parts than its old one.
+/// The disks without a claim of which a device's new table has other parts than its old one. A
+/// mirror has been closed for another one, and none of its disks is claimed for it any more.
 fn leaving(device: &Device, new: &DeviceSpec) -> Vec<KnownDisk> {
     if mutant::is(Mutant::PartsLeftAtOnce) {
         return Vec::new();
     }
     let old = &device.spec;
-    let disks = device
-        .deps
-        .disks()
-        .filter(|(word, _, known)| known.unclaimed && new.parts_of(word) != old.parts_of(word));
+    let closed = is_mirror(old) && is_mirror(new) && !mutant::is(Mutant::ClosedLeftAtOnce);
+    let disks = device.deps.disks().filter(|(word, _, known)| {
+        (known.unclaimed || closed) && new.parts_of(word) != old.parts_of(word)
+    });
     disks.map(|(.., known)| known.clone()).collect()
 }

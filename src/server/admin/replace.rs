@@ -21,6 +21,7 @@ use super::machine::{Machine, Thread};
 use super::mirrored::OldLog;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
+use super::recording::Recorded;
 use super::state::Administrator;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, Reply};
@@ -127,7 +128,8 @@ impl<M: Machine> Administrator<M> {
         }
         let left = self.record_left_behind(id, cow)?;
         let unrecorded = mutant::is(Mutant::LinesNotRecorded);
-        let recorded = if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, false) };
+        let why = Recorded::New { force: table.force };
+        let recorded = if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, why) };
         if let Err(why) = recorded {
             self.take_left_back(id, left);
             return Err(why);

@@ -14,7 +14,9 @@ use super::left_behind::Old;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
+use super::recording::Recorded;
 use super::state::Administrator;
+use super::targets::Whose;
 use super::waiting::Errand;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, KnownDisks, Reply};
@@ -290,7 +292,7 @@ impl<M: Machine> Administrator<M> {
         let TargetParams::Mirror(mirror) = spec.table.params.clone() else {
             return self.change_origins_table(id, spec, again);
         };
-        let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
+        let (name, force) = (self.name_of(id)?, spec.force);
         if again.is_none() {
             // The next mirror, or this one put back, knows from it which legs are up to date.
             self.put_legs_back(id)?;
@@ -305,16 +307,21 @@ impl<M: Machine> Administrator<M> {
             Past::Replaced(self.machine.records().legs().ok())
         };
         let past = if mutant::is(Mutant::SourceNotHandedOn) { Past::None } else { past };
+        let closed = self.devices.get(&id).map(|entry| entry.deps.clone());
+        let closed = closed.as_ref().filter(|_| again.is_none());
+        let whose = Whose { name: Some(&name), closed };
         let before = self.unfinished.len();
         let prepared =
-            self.open_mirror(&mirror, spec, Some(&name), past, again, None).inspect_err(|_| {
+            self.open_mirror(&mirror, spec, whose, past, again, None).inspect_err(|_| {
                 for one in self.unfinished.iter_mut().skip(before) {
                     (one.errand.id, one.errand.verb) = (Some(id), "resume");
                 }
             })?;
         let NewDevice { target, deps, spec, params, .. } = prepared;
         self.check_fits(id, &params).map_err(|why| why.context("the table"))?;
-        self.record_table(id, deps, spec, again.is_some())?;
+        let new = Recorded::New { force };
+        let why = if again.is_some() { Recorded::Again } else { new };
+        self.record_table(id, deps, spec, why)?;
         self.put_target(id, target, again.is_none(), None)
     }
 

@@ -33,7 +33,6 @@ impl Mirror {
         self.spawn(executor, |mirror| async move { mirror.log_loop().await });
         let flushed = self.state.borrow().legs.any_flushed();
         self.flush_sources(executor).await;
-        self.forget_others().await;
         // From now on the log names the legs that its bits are about: another disk in the place of
         // one is recovered, also if no leg has ever missed a write.
         if !mutant::is(Mutant::LegsNamedLate) {
@@ -129,13 +128,5 @@ impl Mirror {
             self.log_written.set(self.log.on_disk());
         }
         is_written
-    }
-
-    /// If the log names other legs than this mirror's, or its regions have another size, it is
-    /// cleared durably before it names ours: its bits never applied to them.
-    pub(super) async fn forget_others(&self) {
-        if self.log.take_foreign() && !mutant::is(Mutant::NamedBeforeCleared) {
-            self.write_log().await;
-        }
     }
 }

@@ -116,13 +116,13 @@ impl Layout {
         bit_of(region).0 / u64::from(self.block_bytes)
     }
 
-    /// Fills `out` with the log's bytes from `start_bytes` on. `tail` holds the bytes after the
-    /// bits.
+    /// Fills `out` with the log's bytes from `start_bytes` on; without `bits`: no region is in
+    /// sync. `tail` holds the bytes after the bits.
     pub fn encode(
         &self,
         start_bytes: u64,
         header: &[u8; HEADER_BYTES],
-        bits: &Bits,
+        bits: Option<&Bits>,
         tail: &[u8],
         out: &mut [u8],
     ) {
@@ -134,7 +134,8 @@ impl Layout {
                 source = &header[to_index(at)..];
             } else if at < self.used_bytes() {
                 let offset = at - HEADER_BYTES as u64;
-                word = bits.words()[to_index(offset / WORD_BYTES)].to_le_bytes();
+                let bits = bits.map_or(0, |bits| bits.words()[to_index(offset / WORD_BYTES)]);
+                word = bits.to_le_bytes();
                 source = &word[to_index(offset % WORD_BYTES)..];
             } else {
                 source = &tail[to_index(at - self.used_bytes())..];

@@ -24,7 +24,7 @@ impl Log {
 
     fn encode(&self) -> Vec<u8> {
         let mut image = vec![0xCC; to_index(self.layout.len().bytes())];
-        self.layout.encode(0, &self.header, &self.bits, &self.tail, &mut image);
+        self.layout.encode(0, &self.header, Some(&self.bits), &self.tail, &mut image);
         image
     }
 
@@ -82,7 +82,7 @@ fn what_is_written_back_is_what_was_read() {
             assert_eq!(log.encode(), image, "{regions} regions in blocks of {block_bytes}");
             for start in (0..len).step_by(512) {
                 let mut part = vec![0; 512];
-                layout.encode(start as u64, &log.header, &log.bits, &log.tail, &mut part);
+                layout.encode(start as u64, &log.header, Some(&log.bits), &log.tail, &mut part);
                 assert_eq!(part, image[start..start + 512]);
             }
         }

@@ -1,8 +1,9 @@
 //! The legs that a dirty log names, in bytes of its header that the kernel keeps. Pure: no I/O.
 //!
-//! Rule kept here: the log's bits apply to the legs that it names, and to no other disk.
+//! Rules kept here: the log's bits apply to the legs that it names, and to no other disk; and flags
+//! are not believed that another program has kept without knowing them.
 
-use super::format::{HEADER_BYTES, WORDS_BYTES};
+use super::format::{HEADER_BYTES, OLD_VERSION, VERSION, WORDS_BYTES, Words, is_log};
 use super::leg_set::{LegSet, MAX_LEGS};
 use crate::mutant::{self, Mutant};
 
@@ -21,6 +22,19 @@ use crate::mutant::{self, Mutant};
 /// mirror of this program first writes it, and keeps it from then on: a disk in the place of a leg,
 /// or a leg that was removed and comes back, is distinguished from those that stayed. LVM's fresh
 /// headers are all zeroes or all ones there, which is not a record.
+///
+/// The kernel keeps flags of which it knows nothing, and may copy to and from any leg. A log with
+/// flags therefore has the format's old version, which the kernel accepts and replaces by the
+/// present one when it uses the log, and a mark that this was so:
+///
+/// ```text
+/// byte 136    "dmuser", format 1, zero
+/// byte 144    a checksum of the record (64 bits), which an earlier version of this program changes
+///             with the flags: they are its own then
+/// ```
+///
+/// The old version is the same as the present one on little-endian machines only; on others there
+/// is no such mark.
 pub struct LegFlags;
 
 /// No identity: the leg is known by its index alone.
@@ -54,6 +68,49 @@ impl LegFlags {
     /// The byte of the header behind the record.
     pub const END: usize = Self::START + Self::BYTES;
     const MAGIC: [u8; 7] = *b"dmlegs\x01";
+    /// Behind the size of a region.
+    const MARK: usize = Self::END + 24;
+    const MARK_SUM: usize = Self::MARK + 8;
+    /// The byte of the header behind the mark.
+    pub const MARK_END: usize = Self::MARK_SUM + 8;
+    const MARK_MAGIC: [u8; 8] = *b"dmuser\x01\0";
+    /// The version field of a header.
+    const VERSION: std::ops::Range<usize> = 4..8;
+
+    /// Whether another program has used the log since it got flags, and the flags may be wrong.
+    pub fn are_doubtful(header: &[u8; HEADER_BYTES]) -> bool {
+        Record::read(header).is_some_and(|record| record.flags != 0) && Self::used_by_other(header)
+    }
+
+    fn used_by_other(header: &[u8; HEADER_BYTES]) -> bool {
+        let mut first = [0; WORDS_BYTES];
+        first.copy_from_slice(&header[..WORDS_BYTES]);
+        is_log(header)
+            && Words::decode(&first).version != OLD_VERSION
+            && header[Self::MARK..].starts_with(&Self::MARK_MAGIC)
+            && number(header, Self::MARK_SUM) == checksum(&header[Self::START..Self::END])
+            && !mutant::is(Mutant::OtherUserUnseen)
+    }
+
+    /// Makes another program's use of a log with flags visible; after any other change of the
+    /// header.
+    pub fn sign(header: &mut [u8; HEADER_BYTES]) {
+        let flags = Record::read(header).map_or(0, |record| record.flags);
+        let signs = flags != 0 && cfg!(target_endian = "little");
+        let version = header[Self::VERSION].to_vec();
+        if ![OLD_VERSION, VERSION].iter().any(|known| version == known.to_le_bytes()) {
+            return;
+        }
+        let version = if signs { OLD_VERSION } else { VERSION };
+        header[Self::VERSION].copy_from_slice(&version.to_le_bytes());
+        if signs {
+            let sum = checksum(&header[Self::START..Self::END]);
+            header[Self::MARK..Self::MARK_SUM].copy_from_slice(&Self::MARK_MAGIC);
+            header[Self::MARK_SUM..Self::MARK_END].copy_from_slice(&sum.to_le_bytes());
+        } else if header[Self::MARK..].starts_with(&Self::MARK_MAGIC) {
+            header[Self::MARK..Self::MARK_END].fill(0);
+        }
+    }
 
     /// The legs with these identities that must not be copied from, as bits; `None` if there is no
     /// record, or if it has all of them as healthy.
@@ -120,9 +177,9 @@ impl LegFlags {
     /// `renamed` has second, if the record has none of the latter: it was written by that version.
     /// A record that has some is not changed: what it does not know is no leg of it.
     pub fn rename(header: &mut [u8; HEADER_BYTES], renamed: &[(u64, u64)], identities: &[u64]) {
-        let Some(Record { count, flags, identities: mut known }) = Record::decode(header) else {
-            return;
-        };
+        // What is doubtful stays so.
+        let record = Record::read(header).filter(|_| !Self::are_doubtful(header));
+        let Some(Record { count, flags, identities: mut known }) = record else { return };
         let known = &mut known[..count];
         if known.iter().any(|id| *id != NO_IDENTITY && identities.contains(id)) {
             return;
@@ -170,7 +227,14 @@ struct Record {
 }
 
 impl Record {
+    /// The record, with the flags that are believed.
     fn decode(header: &[u8; HEADER_BYTES]) -> Option<Record> {
+        let flags_count = !LegFlags::used_by_other(header);
+        let record = Record::read(header)?;
+        Some(Record { flags: if flags_count { record.flags } else { 0 }, ..record })
+    }
+
+    fn read(header: &[u8; HEADER_BYTES]) -> Option<Record> {
         let record = &header[LegFlags::START..LegFlags::START + LegFlags::BYTES];
         let count = usize::from(record[7]);
         let flags = u16::try_from(number(record, 8)).ok()?;

@@ -227,6 +227,14 @@ impl Past {
         self.state().is_some_and(|past| past.was_in_sync && known(past))
     }
 
+    /// Whether a mirror of these legs has been in its first recovery: a leg that is not a source
+    /// has all that has been copied, where the log has it as in sync.
+    pub(super) fn is_in_first_recovery(&self, identities: &[u64]) -> bool {
+        let known = |past: &LegState| identities.iter().all(|id| past.knows(*id));
+        self.state().is_some_and(|past| !past.was_in_sync && known(past))
+            && !mutant::is(Mutant::FirstRecoveryForgotten)
+    }
+
     /// Whether the log on a disk lacks a stale leg that is recorded: it is an old copy of that log,
     /// or the record was written just before the server died. During the first recovery the log of
     /// an earlier version has no leg as stale; its marks say more.
@@ -266,6 +274,8 @@ pub(super) struct FoundLog {
     pub(super) identity: u64,
     /// It was no mirror's log.
     pub(super) fresh: bool,
+    /// Another program has used it while it had legs as stale, of which it knew nothing.
+    pub(super) doubtful: bool,
     /// The legs that it has as stale.
     pub(super) stale: LegSet,
 }

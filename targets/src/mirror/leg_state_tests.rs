@@ -189,7 +189,8 @@ fn a_stale_leg_of_an_ended_mirror_is_no_source() {
 }
 
 fn unknown_to(past: &Past, identity: u64, fresh: bool, stale: u16) -> bool {
-    past.is_unknown_to_log(FoundLog { identity, fresh, stale: LegSet(stale) }, &[1, 2])
+    let log = FoundLog { identity, fresh, doubtful: false, stale: LegSet(stale) };
+    past.is_unknown_to_log(log, &[1, 2])
 }
 
 #[test]

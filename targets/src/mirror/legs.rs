@@ -9,7 +9,8 @@
 //!
 //! A leg that is not a source because it missed a write is *stale*: it is not read until all
 //! regions are in sync again, even where it is up to date. The log has every leg as stale that is
-//! not a source, also before it has missed a write.
+//! not a source, also before it has missed a write: in a first recovery, whose legs are no stale
+//! ones also for the next server.
 //!
 //! `read_balance` decides which leg a read goes to.
 
@@ -166,6 +167,12 @@ impl Legs {
     /// The sources may differ in regions out of sync until all are in sync.
     pub fn expect_unequal(&mut self) {
         self.unequal = true;
+    }
+
+    /// The legs that are not sources are those of a first recovery: the regions in sync were copied
+    /// to them, and are read from them.
+    pub fn expect_copies(&mut self) {
+        self.stale = LegSet::default();
     }
 
     /// Whether all legs are sources, and are equal.

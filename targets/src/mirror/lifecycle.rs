@@ -35,17 +35,9 @@ impl Mirror {
     pub async fn open(mut config: MirrorConfig<'_>) -> Result<Rc<Mirror>, OpenError> {
         let (region_size, regions) = check_config(&config)?;
         let identities: Vec<u64> = config.legs.iter().map(|leg| leg.identity).collect();
-        let Known { log, identity, bits, stale, begun, unflushed } =
-            read_known(&mut config, regions, &identities).await?;
-        let count = config.legs.len();
-        let (handle_errors, keep_log) = (config.handle_errors, config.keep_log);
-        let mut legs = Legs::new(count, handle_errors, keep_log, stale, begun.sources);
-        if begun.unequal {
-            legs.expect_unequal();
-        }
-        if unflushed {
-            legs.forget_flushed();
-        }
+        let known = read_known(&mut config, regions, &identities).await?;
+        let legs = legs_of(&config, &known);
+        let Known { log, identity, bits, .. } = known;
         let mut regions = Regions::new(bits, log.on_disk());
         if matches!(config.past, Past::None) {
             regions.begin_flushed();
@@ -60,7 +52,7 @@ impl Mirror {
             len: Cell::new(config.len),
             region_size,
             initial_sync: config.initial_sync,
-            handle_errors,
+            handle_errors: config.handle_errors,
             listener: config.listener,
             recorder: config.recorder,
             recorded: Cell::new(None),
@@ -247,7 +239,6 @@ impl Mirror {
             }
         }
         self.log.change_all();
-        self.forget_others().await;
         if !known && self.log.health().is_dead() {
             (self.listener)(Event::LogFailed(self.log.failure.borrow().clone()));
         }
@@ -271,6 +262,23 @@ impl Mirror {
         self.log.close();
         self.operation_ended.until(|| (self.tasks.get() == 0).then_some(())).await;
     }
+}
+
+/// The legs as they begin.
+fn legs_of(config: &MirrorConfig<'_>, known: &Known) -> Legs {
+    let (count, sources) = (config.legs.len(), known.begun.sources);
+    let (handle_errors, keep_log) = (config.handle_errors, config.keep_log);
+    let mut legs = Legs::new(count, handle_errors, keep_log, known.stale, sources);
+    if known.begun.unequal {
+        legs.expect_unequal();
+    }
+    if known.first {
+        legs.expect_copies();
+    }
+    if known.unflushed {
+        legs.forget_flushed();
+    }
+    legs
 }
 
 /// Checks the number of legs, their sizes and the region size. Returns the region size and the

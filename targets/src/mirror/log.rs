@@ -80,9 +80,11 @@ struct Header {
     other_size: Cell<Option<Sectors>>,
     /// The log was not a mirror's when it was read.
     fresh: Cell<bool>,
-    /// The header names legs that the mirror does not have, or the bits are about regions of
-    /// another size, so nothing in the log is trusted.
-    foreign: Cell<bool>,
+    /// Another program has used the log while it had legs as stale, of which it knew nothing.
+    doubtful: Cell<bool>,
+    /// The header on disk if it names legs that the mirror does not have, or if the bits are about
+    /// regions of another size: until the log has been cleared under it.
+    foreign: RefCell<Option<Rc<[u8; HEADER_BYTES]>>>,
 }
 
 /// The changed blocks, and the progress of writing them. Each of the three flags may be set without
@@ -168,7 +170,8 @@ impl Log {
                 region_size,
                 other_size: Cell::new(None),
                 fresh: Cell::new(false),
-                foreign: Cell::new(false),
+                doubtful: Cell::new(false),
+                foreign: RefCell::default(),
             },
             batches: Batches {
                 changed: RefCell::new(Changed { queue: VecDeque::new(), queued }),
@@ -247,16 +250,16 @@ impl Log {
         self.header.fresh.get()
     }
 
+    /// Whether another program has used the log since it had legs as stale: it does not say which
+    /// legs are right where it has marks.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.header.doubtful.get()
+    }
+
     /// The size of the regions that the bits were about when they were read, if it is not that of
     /// the mirror's regions.
     pub(super) fn other_region_size(&self) -> Option<Sectors> {
         self.header.other_size.get()
-    }
-
-    /// Whether what was read is about other legs than the mirror has, or about regions of another
-    /// size; `true` only once.
-    pub(super) fn take_foreign(&self) -> bool {
-        self.header.foreign.take()
     }
 
     /// Marks the header as changed.
@@ -320,6 +323,7 @@ impl Log {
             LegFlags::encode(header, legs, stale.0);
         }
         LogRegionSize::put(header, self.header.region_size);
+        LegFlags::sign(header);
         self.change_header();
         self.header.flags_batch.set(self.batches.collecting.get());
         self.request();

@@ -69,5 +69,10 @@ mod tests {
         header[..16].copy_from_slice(&words(18));
         assert_eq!(LogRegionSize::recorded(&header), None);
         assert_eq!(LegFlags::missed(&header, &[7, 8]), Some(0b10));
+        // What stands behind it is the mark of the flags' writer.
+        let size = header[LogRegionSize::START..LogRegionSize::END].to_vec();
+        LegFlags::sign(&mut header);
+        assert_eq!(header[LogRegionSize::START..LogRegionSize::END], size);
+        assert!(header[LogRegionSize::END..].starts_with(b"dmuser\x01"));
     }
 }

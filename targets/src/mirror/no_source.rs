@@ -23,6 +23,8 @@ pub struct KnownOfLegs {
 enum Told {
     /// It was no mirror's log.
     Fresh,
+    /// Another program has used it while it had legs as stale.
+    Doubtful,
     /// It has these legs as stale, or does not have them.
     Stale(LegSet),
 }
@@ -41,7 +43,11 @@ impl KnownOfLegs {
             (disk, known)
         });
         let legs = legs.collect();
-        let told = |log: FoundLog| if log.fresh { Told::Fresh } else { Told::Stale(log.stale) };
+        let told = |log: FoundLog| match (log.fresh, log.doubtful) {
+            (true, _) => Told::Fresh,
+            (_, true) => Told::Doubtful,
+            _ => Told::Stale(log.stale),
+        };
         KnownOfLegs { legs, others: others.names(true), log: log.map(told) }
     }
 }
@@ -67,6 +73,10 @@ impl fmt::Display for KnownOfLegs {
         match self.log {
             None => Ok(()),
             Some(Told::Fresh) => f.write_str("; the log is new"),
+            Some(Told::Doubtful) => f.write_str(
+                "; the log had stale legs when another program, such as the kernel, used it, which \
+                 does not keep account of them",
+            ),
             Some(Told::Stale(stale)) => {
                 let word = |leg| if stale.has(leg) { "stale or unknown" } else { "up to date" };
                 let legs = self.legs.iter().enumerate();
@@ -96,7 +106,9 @@ mod tests {
 
     #[test]
     fn each_leg_is_named_with_what_is_known_of_it() {
-        let log = |fresh, stale| Some(FoundLog { identity: 5, fresh, stale: LegSet(stale) });
+        let log = |fresh, stale| {
+            Some(FoundLog { identity: 5, fresh, doubtful: false, stale: LegSet(stale) })
+        };
         for (record, log, said) in [
             (&[][..], None, "the record says nothing of them"),
             (&[(1, false)], None, "the record says: /1 is stale, /2 is unknown"),

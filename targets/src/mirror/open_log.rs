@@ -1,7 +1,8 @@
 //! Opening a mirror's log, and what it says beside the record of the legs and the user's words.
 //!
 //! Rules kept here: where record and log leave no leg that is known to be up to date, none is
-//! chosen; and the bits of a log are not used for regions of another size.
+//! chosen, as where another program has used a log that had stale legs; and the bits of a log are
+//! not used for regions of another size.
 
 use std::rc::Rc;
 
@@ -24,6 +25,8 @@ pub(super) struct Known {
     pub(super) bits: Bits,
     pub(super) stale: LegSet,
     pub(super) begun: Beginning,
+    /// The first recovery goes on, and the log has what was copied in it.
+    pub(super) first: bool,
     /// Some sources may have data that are not durable: no log has them as healthy, which it has
     /// only of legs that have been flushed.
     pub(super) unflushed: bool,
@@ -49,7 +52,7 @@ async fn read_log(
     let initial = begun.as_ref().map_or(InitialSync::FromLog, |begun| begun.initial);
     let mut stale = log.read(initial, &mut bits, identities).await;
     let identity = identity.unwrap_or(NO_IDENTITY);
-    let its = FoundLog { identity, fresh: log.is_fresh(), stale };
+    let its = FoundLog { identity, fresh: log.is_fresh(), doubtful: log.is_doubtful(), stale };
     *found = log.on_disk().then_some(its);
     let mut begun = begun?;
     if begun.by_log {
@@ -78,7 +81,9 @@ async fn read_log(
         bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
         log.change_all();
     }
-    if begun.sources.is_none() && stale == LegSet::first(identities.len()) {
+    // Another program's source may have been any leg.
+    let doubtful = log.is_doubtful() && bits.count() < regions;
+    if begun.sources.is_none() && (doubtful || stale == LegSet::first(identities.len())) {
         return Err(OpenError::NoSource);
     }
     if !fits_regions(&log, &bits, config, name)? {
@@ -86,7 +91,8 @@ async fn read_log(
         log.change_all();
     }
     let unflushed = begun.sources.is_some() && !begun.named && (!begun.unequal || lags);
-    Ok(Known { log, identity, bits, stale, begun, unflushed })
+    let first = begun.unequal && !lags && config.past.is_in_first_recovery(identities);
+    Ok(Known { log, identity, bits, stale, begun, first, unflushed })
 }
 
 /// Whether the bits of a log are about regions of the mirror's size.

@@ -8,6 +8,8 @@ use super::site::Other;
 use super::town::{Town, What};
 use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply};
 
+mod kept;
+
 const LINES: &str = "lines";
 const MIRROR: &str = "mirror-a";
 const THIRD: &str = "third";
@@ -367,7 +369,7 @@ fn a_part_is_not_free_before_it_has_been_left() {
 #[test]
 fn every_mutant_of_parts_is_killed() {
     use crate::server::admin::mutant::{self, Mutant};
-    let tests: [fn(); 8] = [
+    let tests: [fn(); 11] = [
         two_families_have_parts_of_a_disk,
         a_disk_that_is_shared_by_force_leaves_the_others_compared,
         a_device_does_not_grow_over_the_part_of_another_family,
@@ -376,6 +378,9 @@ fn every_mutant_of_parts_is_killed() {
         a_mirror_is_left_for_a_part_of_a_disk,
         device_mapper_has_another_part_and_a_file_system_has_all,
         without_the_flag_no_device_joins_one_that_shares,
+        kept::no_part_is_taken_while_a_state_file_cannot_be_read,
+        kept::a_mirror_shares_the_disks_that_the_former_one_shares,
+        kept::a_disk_is_not_free_before_its_mirror_has_been_left,
     ];
     for (mutant, test) in Mutant::OF_PARTS.into_iter().zip(tests) {
         mutant::set(Some(mutant));

@@ -164,15 +164,20 @@ impl Directory {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The devices of all other families, from their state files.
-    pub fn devices_beside(&self) -> Vec<DeviceState> {
+    /// The state files of all other families.
+    pub fn files_beside(&self) -> Vec<(String, Result<Vec<DeviceState>, Reason>)> {
         let shared = self.lock();
         let others = shared.files.states.iter().filter(|(key, _)| **key != self.key);
-        let devices = others.filter_map(|(_, file)| match file {
-            StateFile::Whole(devices) => Some(devices),
-            StateFile::Damaged => None,
+        let others = others.map(|(key, file)| match file {
+            StateFile::Whole(devices) => (key.clone(), Ok(devices.clone())),
+            StateFile::Damaged => (key.clone(), Err(format!("{key}.json: damaged").into())),
         });
-        devices.flatten().cloned().collect()
+        others.collect()
+    }
+
+    /// The devices of all other families, from those of their state files that can be read.
+    pub fn devices_beside(&self) -> Vec<DeviceState> {
+        self.files_beside().into_iter().flat_map(|(_, file)| file.unwrap_or_default()).collect()
     }
 
     /// Removes all files of the family, as a server does when it ends.

@@ -19,7 +19,7 @@ use super::open::Claimant;
 use super::records::{Directory, Files, Shared};
 use crate::failure::Reason;
 use crate::protocol::{KnownDisk, Part};
-use crate::rundir::needs;
+use crate::rundir::devices_among;
 use crate::storage::{DiskId, OpenErrorKind};
 use crate::ublk::device::{BLOCK_PATH, is_ours};
 
@@ -155,13 +155,14 @@ impl Site {
         parts: Option<&[Part]>,
     ) -> Option<OpenErrorKind> {
         let kernel = self.kernel.borrow();
-        let beside = own.devices_beside().into_iter();
-        beside.filter(|device| needs(device, id, disk, parts)).find_map(|device| {
+        let found = devices_among(own.files_beside().into_iter(), id, disk, parts);
+        let held = found.devices.into_iter().find_map(|device| {
             let there = kernel.devices.get(&device.id)?;
             let is_there = is_ours(&there.info, device.cookie);
             let (name, id) = (device.name, device.id);
             is_there.then_some(OpenErrorKind::Awaited { name, id })
-        })
+        });
+        held.or_else(|| found.unread.map(|why| OpenErrorKind::Unclear { why }))
     }
 
     /// Whether the process or machine that acts has ended.

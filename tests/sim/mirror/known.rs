@@ -8,7 +8,7 @@ use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::Schedule;
-use dm_targets::units::Sectors;
+use dm_targets::units::{Sector, Sectors};
 
 use super::fixture::{Fixture, Setup, fail, world};
 use crate::pattern;
@@ -197,4 +197,54 @@ pub fn legs_are_equal_after_a_take_over() {
     assert_eq!(next.status(), "4/4 AA A");
     assert_eq!(next.leg(0).visible(), next.leg(1).visible());
     assert!(next.mirror.legs().iter().all(|leg| leg.source));
+}
+
+/// Another program has used a log: it has replaced the version, kept the flags, and these are the
+/// regions that are clean then.
+fn used_by_another(log: &Image, bits: u8) -> Image {
+    let (mut header, mut map) = (log.read(Sector(0), Sectors(1)), log.read(Sector(2), Sectors(1)));
+    assert_eq!(header[4..8], [1, 0, 0, 0], "it has flags");
+    header[4] = 2;
+    map[0] = bits;
+    let mut log = log.clone();
+    log.write(Sector(0), &header);
+    log.write(Sector(2), &map);
+    log
+}
+
+/// The kernel continues a mirror one of whose legs has missed a write, and copies from that one.
+#[test]
+pub fn a_log_that_another_program_has_used_names_no_source() {
+    let before = with_a_stale_leg();
+    let mut marked = before.clone();
+    marked[2] = used_by_another(&before[2], 0b1101);
+    let open = |source, initial, images: &[Image]| {
+        Fixture::new_or(&Setup { source, initial, ..Setup::small() }, images)
+    };
+    for initial in [InitialSync::NoSync, InitialSync::Sync, InitialSync::FromLog] {
+        let refused = open(None, initial, &marked).err();
+        let Some(OpenError::NoSourceAmong(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("another program"), "{why}");
+    }
+    for source in [0, 1] {
+        let next = open(Some(source), InitialSync::FromLog, &marked).unwrap();
+        next.run_until_idle();
+        assert_eq!(next.leg(1 - source).visible(), before[source]);
+        // From now on the flags are this program's again.
+        fail(&next.leg(1), Class::Write, u32::MAX);
+        next.write(101, 4, 2).unwrap();
+        let again = open(None, InitialSync::FromLog, &images(&next)).unwrap();
+        assert_eq!(again.read(4, 1).unwrap()[0], pattern::sector(101, 4));
+    }
+    // It has come to its end.
+    let clean = [before[0].clone(), before[0].clone(), used_by_another(&before[2], 0b1111)];
+    for initial in [InitialSync::NoSync, InitialSync::FromLog] {
+        let next = open(None, initial, &clean).unwrap();
+        assert_eq!(next.status(), "4/4 AA A");
+        assert!(next.mirror.legs().iter().all(|leg| leg.source));
+        next.write(102, 0, 1).unwrap();
+        let left = next.close();
+        assert_eq!(left[2].read(Sector(0), Sectors(1))[4..8], [2, 0, 0, 0]);
+        assert_eq!(open(None, initial, &left).unwrap().status(), "4/4 AA A");
+    }
 }

@@ -9,6 +9,7 @@ pub mod cases;
 mod copies;
 pub mod explore;
 mod first;
+mod first_again;
 pub mod fixture;
 mod given_up;
 mod grow;

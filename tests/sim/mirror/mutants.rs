@@ -6,10 +6,10 @@ use dm_targets::mutant::{self, Mutant};
 
 use super::cases;
 use super::explore::{Case, explore};
-use super::{behaviour, first, given_up, known, lifecycle, named, take_over};
+use super::{behaviour, first, first_again, given_up, known, lifecycle, named, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 51] = [
+pub const MUTANTS: [(Mutant, &str); 54] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -26,6 +26,9 @@ pub const MUTANTS: [(Mutant, &str); 51] = [
     (Mutant::ChangeNotDurable, "legs"),
     (Mutant::NewLegInSync, "legs"),
     (Mutant::NamedBeforeCleared, "legs"),
+    (Mutant::UnclearedNamed, "legs"),
+    (Mutant::OtherUserUnseen, "legs"),
+    (Mutant::FirstRecoveryForgotten, "record"),
     (Mutant::TrustedBeforeNamed, "taken_out"),
     (Mutant::OldIdentityKept, "legs"),
     (Mutant::LegsNotNamed, "legs"),
@@ -91,6 +94,9 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
         }
         Mutant::FirstSourceUnnamed => first::the_source_of_the_first_recovery_is_known_in_any_order,
         Mutant::SizedBeforeCleared => first::a_log_is_cleared_before_it_has_another_size,
+        Mutant::UnclearedNamed => first::a_log_that_could_not_be_cleared_is_cleared_again,
+        Mutant::OtherUserUnseen => known::a_log_that_another_program_has_used_names_no_source,
+        Mutant::FirstRecoveryForgotten => first_again::what_is_copied_is_read_from_all_legs,
         Mutant::RegionSizeUnasked => first::a_log_is_not_used_for_regions_of_another_size,
         Mutant::LostRecordForgiven => first::a_log_is_not_trusted_in_the_place_of_a_lost_record,
         Mutant::LegsNamedLate => lifecycle::a_disk_in_the_place_of_a_leg_is_recovered,

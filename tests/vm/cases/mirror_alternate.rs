@@ -8,7 +8,7 @@
 use std::thread;
 use std::time::Duration;
 
-use dm_targets::mirror::log_region_size::LogRegionSize;
+use dm_targets::mirror::leg_flags::LegFlags;
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
@@ -254,8 +254,9 @@ fn one_log(stage: &Stage, regions: u64, name: &str, image: &Image, initial: Init
         let judge = judge.get_or_insert_with(|| seen.clone());
         assert!(*judge == seen, "{name}: {engine:?} made {seen:02x?}, the kernel {judge:02x?}");
         let filler = &log::save(stage.log(), regions)[16..1024];
-        // Ours names its legs and the size of its regions in the first of these bytes.
-        let names = if engine == Engine::Kernel { 0 } else { LogRegionSize::END - 16 };
+        // Ours names its legs and the size of its regions in the first of these bytes, and that it
+        // was the last to use the flags of stale legs.
+        let names = if engine == Engine::Kernel { 0 } else { LegFlags::MARK_END - 16 };
         let kept = filler[names..].iter().all(|byte| *byte == image.filler);
         assert!(kept, "{name}: {engine:?} changed bytes of the header without a meaning");
     }

@@ -25,6 +25,12 @@ pub fn cases() -> Vec<Case> {
             run: |_| exchanged(),
         },
         Case { name: "mirror-ended-stale", bound_s: 90, disks, run: |_| ended_stale() },
+        Case {
+            name: "mirror-record-kernel",
+            bound_s: 90,
+            disks: &["n0", "n1", "n2"],
+            run: |_| used_by_kernel(),
+        },
         Case { name: "mirror-record-full", bound_s: 90, disks, run: |_| full() },
         Case {
             name: "mirror-record-first",
@@ -264,6 +270,72 @@ fn exchanged() {
     view.verify_range(&Disk::open(&served), 0, LEN);
     kernel::remove("k");
     let path = server::add(&line([&third, &second]));
+    let status = ublk_dm("status m").ok().line();
+    assert!(status.contains(" 48/48 1 AA "), "{status}");
+    view.verify_range(&Disk::open(&path), 0, LEN);
+    server::del("m");
+}
+
+/// Deletes a mirror, of which the log alone knows then, as after a restart of the machine.
+fn del_forgotten() {
+    ublk_dm("del m").ok();
+    for entry in std::fs::read_dir(server::run_dir()).expect("readable").flatten() {
+        if entry.path().extension().is_some_and(|end| end == "ended") {
+            std::fs::remove_file(entry.path()).expect("removable");
+        }
+    }
+}
+
+/// The kernel uses a log that has a leg as stale. While that leg cannot be written the log keeps
+/// its marks, and which leg is right must be named; once the kernel has copied it, both are.
+fn used_by_kernel() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let first = slice("leg0", "n0", 0, LEN);
+    let (second, log) = (Faulty::new("leg1", "n1", 0, LEN), slice("log", "n2", 0, LEN));
+    let view = View::new("usek", LEN);
+    let line = format!(
+        "mirror --leg {first} --leg {} --log {log} --region-size {REGION}s --name m",
+        second.path
+    );
+    let version = || Disk::open_read_only(&log).read(0, 8)[4];
+    let path = server::add(&line);
+    ublk_dm("wait m --in-sync").ok();
+    view.fill(&Disk::open(&path));
+    assert!(version() == 2, "no leg is stale, and the version is {}", version());
+    second.set(Fault::Bad { sector: 0, sectors: LEN });
+    let disk = Disk::open(&path);
+    view.write(&disk, 3 * REGION, REGION);
+    disk.flush().expect("the other leg has it");
+    drop(disk);
+    del_forgotten();
+    assert!(version() == 1, "a leg is stale, and the version is {}", version());
+    let legs = format!("2 {first} 0 {} 0", second.path);
+    // Without `handle_errors` the kernel has a region in sync that it could not copy.
+    let table = format!("0 {LEN} mirror disk 2 {log} {REGION} {legs} 1 handle_errors");
+    let dirty = crate::log::dirty(&log, REGIONS);
+    assert!(dirty == [3], "marked are {dirty:?}");
+    let judge = kernel::create("k", &table);
+    view.verify_range(&Disk::open(&judge), 0, LEN);
+    kernel::remove("k");
+    assert!(version() == 2, "the kernel has used the log, and the version is {}", version());
+    let dirty = crate::log::dirty(&log, REGIONS);
+    assert!(dirty == [3], "the kernel has copied to a leg that fails: {dirty:?}");
+    let refused = ublk_dm(&format!("add {line}")).refused();
+    assert!(refused.stderr.contains("another program"), "{}", refused.stderr);
+    second.heal();
+    let path = server::add(&format!("{line} --source {first}"));
+    ublk_dm("wait m --in-sync").ok();
+    view.verify_range(&Disk::open(&path), 0, LEN);
+    second.set(Fault::Bad { sector: 0, sectors: LEN });
+    view.write(&Disk::open(&path), 5 * REGION, REGION);
+    del_forgotten();
+    second.heal();
+    kernel::create("k", &table);
+    server::wait_for(20, "48/48 of the kernel's", || kernel::status("k").contains(" 48/48 "));
+    kernel::remove("k");
+    let path = server::add(&line);
     let status = ublk_dm("status m").ok().line();
     assert!(status.contains(" 48/48 1 AA "), "{status}");
     view.verify_range(&Disk::open(&path), 0, LEN);

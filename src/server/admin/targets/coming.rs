@@ -8,6 +8,7 @@
 use dm_targets::mirror::table::Leg;
 use dm_targets::table::TargetParams;
 
+use super::disks::Unread;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk};
 use crate::server::admin::devices::{Deps, no_device};
@@ -41,7 +42,7 @@ impl<M: Machine> Administrator<M> {
         }
         let (word, mut new) = (&leg.device, Deps::default());
         new.insert(word, *disk, known.clone());
-        self.refuse_claimed(&new, &spec)?;
+        self.refuse_claimed(&new, &spec, Unread::Refused)?;
         self.lose_departures_on(&new, &spec)?;
         self.set_coming(id, Some(known.clone()));
         self.record(None).map_err(|why| {

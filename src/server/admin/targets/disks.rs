@@ -6,12 +6,41 @@ use dm_targets::units::{Sector, Sectors};
 use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks, Part};
 use crate::rundir::needs;
-use crate::server::admin::devices::Deps;
+use crate::server::admin::devices::{Deps, Device};
 use crate::server::admin::machine::{Machine, OpenDisk};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::state::Administrator;
 use crate::storage::{Access, Claim, DiskId, Limits, OpenError, OpenErrorKind};
 use crate::ublk::Discard;
+
+/// Which parts of disks are taken without a claim although a state file cannot be read, so that
+/// nobody knows what other families have of them.
+#[derive(Clone, Copy)]
+pub(in crate::server::admin) enum Unread<'a> {
+    /// None.
+    Refused,
+    /// All: the user wants it.
+    ByForce,
+    /// Those that a device has already.
+    Kept(&'a Device),
+}
+
+impl Unread<'_> {
+    fn accepts(self, kind: &OpenErrorKind, disk: DiskId, parts: &[Part]) -> bool {
+        let had = |device: &Device| {
+            let disks = device.deps.disks().filter(|(_, id, known)| *id == disk && known.unclaimed);
+            let had: Vec<_> = disks.flat_map(|(word, ..)| device.spec.parts_of(word)).collect();
+            parts.iter().all(|part| had.contains(part))
+        };
+        matches!(kind, OpenErrorKind::Unclear { .. })
+            && match self {
+                _ if mutant::is(Mutant::UnreadIgnored) => true,
+                Unread::Refused => false,
+                Unread::ByForce => true,
+                Unread::Kept(device) => had(device),
+            }
+    }
+}
 
 /// Whether a disk that has other users is accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,6 +91,20 @@ impl Sharing {
         let is_own = recorded.and_then(|known| known.get(word)).is_some_and(|disk| !disk.shared);
         let is_own = is_own && !mutant::is(Mutant::OwnDiskUnclaimed);
         if self == Sharing::Always && is_own { Sharing::Own } else { self }
+    }
+
+    /// The same for a disk of the mirror that is replaced, and was closed: it is claimed again if
+    /// it was claimed, and shared again if it was not.
+    pub(super) fn after(self, had: Option<&KnownDisk>, force: bool) -> Sharing {
+        match (self, had) {
+            _ if mutant::is(Mutant::MirrorUnclaimedForgotten) => self,
+            (Sharing::Never, Some(had)) if had.unclaimed => Sharing::Beside,
+            (Sharing::IfBusy, Some(had)) if had.unclaimed => Sharing::BesideIfBusy,
+            (Sharing::Beside | Sharing::BesideIfBusy, Some(had)) if !had.unclaimed => {
+                Sharing::of_sole(force, false)
+            }
+            _ => self,
+        }
     }
 
     /// Whether a disk that is opened like this is not claimed because the user wants that.
@@ -176,6 +219,7 @@ impl<M: Machine> Administrator<M> {
         &self,
         deps: &Deps,
         spec: &DeviceSpec,
+        unread: Unread<'_>,
     ) -> Result<(), Reason> {
         let is_own = |id| self.devices.values().any(|device| device.deps.has(id));
         let forced_for_all = mutant::is(Mutant::ForcedForAll);
@@ -190,6 +234,9 @@ impl<M: Machine> Administrator<M> {
                 (true, Some(_)) => self.machine.claimed(id, known, parts.as_deref())?,
                 (false, _) => self.claimed(id, known, parts.as_deref())?,
             };
+            if parts.is_some_and(|parts| unread.accepts(&kind, id, &parts)) {
+                return None;
+            }
             Some(OpenError { path: word.into(), kind }.into())
         });
         claimed.map_or(Ok(()), Err)

@@ -37,6 +37,15 @@ use crate::storage::Access;
 use crate::storage::signature::SignatureKind;
 use crate::ublk::device;
 
+/// Whose disks are opened.
+#[derive(Clone, Copy, Default)]
+pub(in crate::server::admin) struct Whose<'a> {
+    /// The device's name, if it has one.
+    pub name: Option<&'a str>,
+    /// The disks of the mirror that was closed for this one.
+    pub closed: Option<&'a Deps>,
+}
+
 /// The open disks of a mirror.
 struct Disks<D> {
     legs: Vec<D>,
@@ -74,7 +83,7 @@ impl<M: Machine> Administrator<M> {
         }
         let past = if again.is_some() { self.past_of(spec.source) } else { Past::None };
         let past = if mutant::is(Mutant::SourceForgotten) { Past::None } else { past };
-        self.open_mirror(mirror, spec, name, past, again, None)
+        self.open_mirror(mirror, spec, Whose { name, closed: None }, past, again, None)
     }
 
     /// The record that a dead server has left of a mirror's legs.
@@ -90,12 +99,12 @@ impl<M: Machine> Administrator<M> {
         &mut self,
         mirror: &Table,
         spec: DeviceSpec,
-        name: Option<&str>,
+        whose: Whose<'_>,
         past: Past,
         again: Option<&KnownDisks>,
         over: Option<Replaced>,
     ) -> Result<NewDevice<M>, Reason> {
-        let disks = self.open_disks(mirror, &spec, again, over)?;
+        let disks = self.open_disks(mirror, &spec, whose.closed, again, over)?;
         let deps = self.deps_of(mirror, &disks, again)?;
         check_region(mirror, disks.len, disks.block)?;
         let taken_over = matches!(past, Past::TakenOver(_));
@@ -122,7 +131,7 @@ impl<M: Machine> Administrator<M> {
         let params = device::params(&limits, true, disks.len, read_only, discard);
         let force = !disks.shared.is_empty();
         let past = with_names_of_today(past, &mirror.legs, &disks.legs);
-        let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
+        let label = whose.name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
         let target = self.open_legs(mirror, disks, spec.source, past, label, over)?;
         // The source, and the permission to overwrite, applied to this moment: from now on the
         // record decides.
@@ -159,6 +168,7 @@ impl<M: Machine> Administrator<M> {
         &self,
         mirror: &Table,
         spec: &DeviceSpec,
+        closed: Option<&Deps>,
         again: Option<&KnownDisks>,
         over: Option<Replaced>,
     ) -> Result<Disks<M::Open>, Reason> {
@@ -174,7 +184,9 @@ impl<M: Machine> Administrator<M> {
                 None => {
                     let id = self.machine.disk_at(&leg.device);
                     let ours = legs.iter().any(|other| Some(other.id()) == id);
+                    let had = closed.zip(id).and_then(|(closed, id)| closed.of(id));
                     let sharing = sharing.of_one(&leg.device, again);
+                    let sharing = sharing.after(had.as_ref(), spec.force);
                     let unclaimed = sharing.is_unclaimed(&leg.device, again);
                     let sharing = if ours { Sharing::Always } else { sharing };
                     let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);

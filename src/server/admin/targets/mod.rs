@@ -24,4 +24,6 @@ mod snapshot;
 mod snapshot_open;
 pub(super) mod wipe;
 
+pub(super) use disks::Unread;
+pub(super) use mirror::Whose;
 pub(super) use reused_disks::Replaced;

@@ -6,11 +6,16 @@
 //!
 //! Rule kept here: the durable half of I7. Batches with marks are written with FUA. Batches that
 //! only clean regions are not: a clean bit need not become durable, but must not do so before the
-//! legs are flushed, which happens before the bit is set in memory.
+//! legs are flushed, which happens before the bit is set in memory. And: a log of other legs, or of
+//! regions of another size, is cleared durably under the header that it has before a batch writes
+//! the mirror's own: its bits never applied to what that names. If that fails, it is repeated by
+//! the next batch.
+
+use std::rc::Rc;
 
 use super::super::bits::WithBits;
 use super::health::LastBatch;
-use super::{Changed, Log, OnDisk, WRITES_IN_FLIGHT, sector};
+use super::{Changed, HEADER_BYTES, Log, OnDisk, WRITES_IN_FLIGHT, sector};
 use crate::disk::{DiskError, Io};
 use crate::mutant::{self, Mutant};
 use crate::units::Sectors;
@@ -25,10 +30,19 @@ impl Log {
         let Some(device) = &self.device else { return Ok(()) };
         let batches = &self.batches;
         batches.wanted.set(false);
-        let fua = batches.marks.replace(false);
+        let foreign = self.header.foreign.borrow().clone();
+        let foreign = foreign.filter(|_| !mutant::is(Mutant::NamedBeforeCleared));
+        let fua = batches.marks.replace(false) || foreign.is_some();
         let batch = batches.collecting.get();
         batches.collecting.set(batch + 1);
-        let result = self.write_changed(device, bits, fua).await;
+        let cleared = match foreign {
+            Some(header) => self.forget_others(device, header, bits).await,
+            None => Ok(()),
+        };
+        let result = match cleared {
+            Ok(()) => self.write_changed(device, bits, None, fua).await,
+            failed => failed,
+        };
         batches.last.set(match &result {
             Ok(()) => LastBatch::Written,
             Err(_) if fua => LastBatch::MarksLost,
@@ -44,10 +58,29 @@ impl Log {
         result
     }
 
+    /// Clears a log that is about other legs than the mirror's, or regions of another size, under
+    /// the header that says so.
+    async fn forget_others(
+        &self,
+        device: &OnDisk,
+        header: Rc<[u8; HEADER_BYTES]>,
+        bits: &impl WithBits,
+    ) -> Result<(), DiskError> {
+        self.change_all();
+        let cleared = self.write_changed(device, bits, Some(&header), true).await;
+        if cleared.is_ok() || mutant::is(Mutant::UnclearedNamed) {
+            self.header.foreign.replace(None);
+        }
+        self.change_all();
+        cleared
+    }
+
+    /// Writes the changed blocks; with `clears`: under this header, and without any region in sync.
     async fn write_changed(
         &self,
         device: &OnDisk,
         bits: &impl WithBits,
+        clears: Option<&[u8; HEADER_BYTES]>,
         fua: bool,
     ) -> Result<(), DiskError> {
         // Blocks that change from now on belong to the next batch, even if this batch already
@@ -63,7 +96,7 @@ impl Log {
                     // now.
                     let fua =
                         (fua || self.batches.marks.get()) && !mutant::is(Mutant::MarkNotDurable);
-                    *io = Some(self.start_run(device, bits, fua, piece, &mut left));
+                    *io = Some(self.start_run(device, bits, clears, (fua, piece), &mut left));
                 }
             }
             for io in &mut ios {
@@ -84,8 +117,8 @@ impl Log {
         &self,
         device: &OnDisk,
         bits: &impl WithBits,
-        fua: bool,
-        piece: usize,
+        clears: Option<&[u8; HEADER_BYTES]>,
+        (fua, piece): (bool, usize),
         left: &mut usize,
     ) -> (Io, u64, u64) {
         let layout = self.layout.get();
@@ -112,7 +145,13 @@ impl Log {
         let mut out = [0; SECTOR_LEN];
         for sector_bytes in (0..count * block_bytes).step_by(out.len()) {
             let start = first * block_bytes + sector_bytes;
-            bits.with_bits(|bits| layout.encode(start, &header, bits, &tail, &mut out));
+            let bits = |out: &mut [u8]| match clears {
+                Some(header) => layout.encode(start, header, None, &tail, out),
+                None => {
+                    bits.with_bits(|bits| layout.encode(start, &header, Some(bits), &tail, out))
+                }
+            };
+            bits(&mut out);
             #[allow(clippy::cast_possible_truncation)]
             buffer.write(offset_bytes + sector_bytes as u32, &out);
         }

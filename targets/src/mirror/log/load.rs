@@ -4,6 +4,8 @@
 //! of a table makes a leg valid that the log has as stale, or does not have; and no log has a size
 //! of regions that its bits are not about.
 
+use std::rc::Rc;
+
 use super::super::bits::Bits;
 use super::super::format::{HEADER_BYTES, is_log, resume};
 use super::super::leg_flags::LegFlags;
@@ -14,6 +16,16 @@ use super::{Log, OnDisk, sector};
 use crate::disk::DiskError;
 use crate::mutant::{self, Mutant};
 use crate::units::Sectors;
+
+/// How a mirror begins whose log may have stale legs: `nosync` states that all legs are the same,
+/// and the log knows better.
+fn beside_flags(initial: InitialSync, doubtful: bool, overridden: bool) -> InitialSync {
+    match initial {
+        InitialSync::NoSync if doubtful => InitialSync::FromLog,
+        InitialSync::NoSync if !overridden => InitialSync::Sync,
+        _ => initial,
+    }
+}
 
 impl Log {
     /// Reads the log: which regions are in sync, and which of the legs with these identities are
@@ -55,28 +67,30 @@ impl Log {
             tail.fill(0);
         }
         let before = (*header, bits.count());
+        let doubtful = LegFlags::are_doubtful(&header);
         LegFlags::rename(&mut header, &self.header.renamed, legs);
         let missed = if is_log(&header) { LegFlags::missed(&header, legs) } else { None };
         let overridden = missed.is_none() || mutant::is(Mutant::LogOverridden);
-        // `nosync` states that all legs are the same, and the log knows better.
-        let initial = match initial {
-            InitialSync::NoSync if !overridden => InitialSync::Sync,
-            _ => initial,
-        };
+        let initial = beside_flags(initial, doubtful, overridden);
         let other_size = self.other_size(&header);
         let is_used = initial == InitialSync::FromLog;
         self.header.other_size.set(other_size.filter(|_| is_used));
+        let mut foreign = false;
         let resumed = resume(&mut header, bits, result.is_ok(), initial);
         if let Some(size) = other_size.filter(|_| !mutant::is(Mutant::SizedBeforeCleared)) {
             // The log is cleared under the size that its bits are about, and gets the new one then.
             LogRegionSize::put(&mut header, size);
-            self.header.foreign.set(true);
+            foreign = true;
         }
         self.header.fresh.set(resumed.fresh);
         let trusted = missed.is_none() || mutant::is(Mutant::ForeignLegsTrusted);
         if !trusted && LegFlags::names_foreign_legs(&header, legs) {
             bits.fill_from(0, false);
-            self.header.foreign.set(true);
+            foreign = true;
+        }
+        self.header.doubtful.set(doubtful);
+        if !doubtful {
+            LegFlags::sign(&mut header);
         }
         let padded = result.unwrap_or(true);
         if padded || before != (*header, bits.count()) {
@@ -84,6 +98,9 @@ impl Log {
         }
         if resumed.failed {
             self.health.set(self.health.get().after_error());
+        }
+        if !resumed.failed {
+            self.header.foreign.replace(foreign.then(|| Rc::new(*header)));
         }
         *self.header.bytes.borrow_mut() = header;
         self.header.tail.replace(tail);
