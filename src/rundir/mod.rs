@@ -17,6 +17,7 @@ pub mod lost;
 mod reserved;
 mod server;
 mod state;
+mod written;
 
 pub use claims::{is_made_of, needs};
 pub use directory::{RunDir, VARIABLE, family_key};

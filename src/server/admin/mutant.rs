@@ -114,6 +114,9 @@ pub enum Mutant {
     LeftOutBesideExchange,
     /// Ranges write to a disk, and its deleted snapshots count as valid.
     RangesUntold,
+    /// Only the origin itself tells what has left it, not another name of its bytes.
+    #[cfg(all(test, feature = "mutants"))]
+    DepartedByName,
     /// A snapshot is taken of a disk, without a claim, that a device of the server has as a range.
     RangesUnseen,
     /// An origin takes the place of a range of its disk, of which another device has a part.
@@ -287,11 +290,12 @@ impl Mutant {
     ];
 
     /// Those of snapshots and origins whose tables are exchanged.
-    pub const OF_EXCHANGES: [Mutant; 9] = [
+    pub const OF_EXCHANGES: [Mutant; 10] = [
         Mutant::LateNotPutBack,
         Mutant::LateStillLeft,
         Mutant::LeftOutBesideExchange,
         Mutant::RangesUntold,
+        Mutant::DepartedByName,
         Mutant::RangesUnseen,
         Mutant::SnapshotsLeft,
         Mutant::ReplacedNotRecorded,

@@ -237,7 +237,7 @@ impl<M: Machine> Administrator<M> {
         shared: bool,
         open: impl FnOnce(&M::Thread) -> Result<(), Reason> + Send + 'static,
     ) -> Result<(), Reason> {
-        let departures = self.machine.records().departures(&known.name, known.number)?;
+        let departures = self.machine.records().departures(&known, &[])?;
         self.machine.call(move |thread| async move { open(&thread) })??;
         self.restore_departures_of(origin.0, departures)?;
         (self.origin, self.origin_known, self.origin_shared) = (Some(origin), known, shared);
