@@ -16,7 +16,7 @@ pub use device::{
     DeviceOptions, DeviceSpec, DeviceState, MergeOptions, OnServerDeath, no_merge_into, not_begun,
 };
 pub use device_ref::DeviceRef;
-pub use known::{KnownDisk, KnownDisks, Part, Place};
+pub use known::{KnownDisk, KnownDisks, Part, Place, Unmade};
 pub use message::{Command, Doing, MergeChange, Reply};
 pub use problem::Problem;
 pub use report::{

@@ -254,6 +254,11 @@ impl DeviceState {
         DeviceRef { id: self.id, cookie: self.cookie }
     }
 
+    /// Whether a store is on record for it that may not be made yet: nothing of it can be lost.
+    pub fn is_unmade(&self) -> bool {
+        self.known.values().any(|known| known.unmade.is_some())
+    }
+
     /// The disks of its table that its server opens: all but devices of the same server.
     pub fn opened(&self) -> Vec<String> {
         let mut words = self.spec.table.params.devices();

@@ -133,6 +133,9 @@ impl<M: Machine> Administrator<M> {
         else {
             return Ok(());
         };
+        if device.is_unmade() {
+            return Ok(());
+        }
         let target =
             self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.target;
         let mark = target.last_job(|_, opened| async move {

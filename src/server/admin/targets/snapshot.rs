@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use dm_targets::device::OpenTarget;
+use dm_targets::snapshot::format::StoreId;
 use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::table::Snapshot as Table;
 use dm_targets::table::TargetParams;
@@ -17,7 +18,7 @@ use super::reused_disks::ReusedDisk;
 use super::segments::refresh;
 use super::snapshot_open::{self, Found, NO_ORIGIN, Opening};
 use crate::failure::Reason;
-use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks};
+use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks, Unmade, Which};
 use crate::server::admin::devices::{Deps, LeftOut, no_device};
 use crate::server::admin::foreign_disks::{refuse_foreign_disk, refuse_other_store};
 use crate::server::admin::held::Held;
@@ -74,15 +75,18 @@ impl<M: Machine> Administrator<M> {
             origin_limits.logical_block_size,
         )?;
         let (cow, mut cow_known) = self.claim_cow(&snapshot.cow, origin, again)?;
+        let unmade = again.and_then(|known| unmade_on(known.get(&snapshot.cow)?));
         let again = again.is_some();
         let merges = matches!(spec.table.params, TargetParams::SnapshotMerge(_));
-        let overwrite = !again && spec.force && !merges;
+        let overwrites = unmade.is_some_and(|(unmade, _)| unmade.overwrites);
+        let overwrite = overwrites || !again && spec.force && !merges;
         let persistent = !snapshot.store.is_transient();
         if !again && !overwrite {
             let wanted = persistent.then_some(SignatureKind::SnapshotStore);
             refuse_other(&cow, wanted, "a snapshot")?;
         }
-        let (ownership, known) = self.store_of(&cow, persistent, spec.other_origin)?;
+        let store = unmade.map_or_else(|| self.machine.new_store_id(), |(_, store)| Ok(store))?;
+        let (ownership, known) = self.store_of(&cow, store, persistent, spec.other_origin)?;
         if !again {
             self.refuse_store_of_others(&snapshot.cow, &known, &spec)?;
             self.refuse_other_name(&snapshot.cow, &cow_known, &snapshot.origin)?;
@@ -95,6 +99,7 @@ impl<M: Machine> Administrator<M> {
             len: spec.table.len,
             overwrite,
             again,
+            unmade: unmade.is_some(),
             allow_invalid: again || spec.allow_invalid,
             lost,
             losses,
@@ -110,6 +115,7 @@ impl<M: Machine> Administrator<M> {
         let mut deps = Deps::default();
         deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         cow_known.store = known.store;
+        cow_known.unmade = found.is_new.then_some(Unmade { overwrites: overwrite });
         deps.insert(&snapshot.cow, cow_id, cow_known);
         let note = found.note(snapshot, cow_limits.logical_block_size).filter(|_| !again);
         let spec = self.served_spec(spec, snapshot, found.chunk);
@@ -139,10 +145,11 @@ impl<M: Machine> Administrator<M> {
     fn store_of(
         &self,
         cow: &M::Open,
+        store: StoreId,
         persistent: bool,
         adopt: bool,
     ) -> Result<(Ownership, Cow), Reason> {
-        let (store, origin) = (self.machine.new_store_id()?, self.origin_known.name.clone());
+        let origin = self.origin_known.name.clone();
         let known = lost::cow_of(cow, persistent.then_some(store), &origin)?;
         Ok((Ownership { store, origin, adopt }, known))
     }
@@ -309,6 +316,16 @@ impl<M: Machine> Administrator<M> {
         self.open_target(move |thread: Rc<M::Thread>| async move {
             snapshot_open::open(&thread, cow, journal, opening, merged).await
         })
+    }
+}
+
+/// A store that was on record before it was made, with its id.
+fn unmade_on(cow: &KnownDisk) -> Option<(Unmade, StoreId)> {
+    match (cow.unmade, cow.store) {
+        (Some(unmade), Which::Id(store)) if !mutant::is(Mutant::UnmadeForgotten) => {
+            Some((unmade, store))
+        }
+        _ => None,
     }
 }
 
