@@ -119,6 +119,10 @@ pub enum Mutant {
     DepartedByName,
     /// A store that is on record and was not made when the server died is missed for ever.
     UnmadeForgotten,
+    /// The user is not told that a deferred merge is given up with its snapshot's table.
+    WishDroppedUntold,
+    /// It is forgotten that a merge into an origin has ended.
+    MergeEndForgotten,
     /// A snapshot is taken of a disk, without a claim, that a device of the server has as a range.
     RangesUnseen,
     /// An origin takes the place of a range of its disk, of which another device has a part.
