@@ -1,8 +1,8 @@
 //! Servers that are ending (SIGTERM): their devices are served for the moment, and wait, or are
 //! gone, right after it.
 //!
-//! Rule kept here: `recover` does not take such a device for a served one: it waits for the end, and
-//! takes over what is left then.
+//! Rule kept here: `recover` does not take such a device for a served one: it waits for the end,
+//! and takes over what is left then.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -65,8 +65,8 @@ pub struct KnownDisk {
     /// other users where their parts of it do not overlap. Not recorded by earlier versions.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unclaimed: bool,
-    /// The store on it is on record, for a table that replaces another one, and may not be made yet:
-    /// the next server makes it then. Not recorded by earlier versions.
+    /// The store on it is on record, for a table that replaces another one, and may not be made
+    /// yet: the next server makes it then. Not recorded by earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmade: Option<Unmade>,
     /// It is a device of the same server, which carries the origin that this disk is: it is not
