@@ -68,25 +68,20 @@ impl<M: Machine> Administrator<M> {
             self.refuse_circle_of_snapshot(snapshot, &spec.table.params)?;
         }
         let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, &spec, again)?;
-        check_length(
-            &snapshot.origin,
-            spec.table.len,
-            self.origin_size(origin)?,
-            origin_limits.logical_block_size,
-        )?;
+        let (len, size) = (spec.table.len, self.origin_size(origin)?);
+        check_length(&snapshot.origin, len, size, origin_limits.logical_block_size)?;
         let (cow, mut cow_known) = self.claim_cow(&snapshot.cow, origin, again)?;
         let unmade = again.and_then(|known| unmade_on(known.get(&snapshot.cow)?));
         let again = again.is_some();
         let merges = matches!(spec.table.params, TargetParams::SnapshotMerge(_));
-        let overwrites = unmade.is_some_and(|(unmade, _)| unmade.overwrites);
-        let overwrite = overwrites || !again && spec.force && !merges;
+        let forced = !again && spec.force && !merges;
+        let overwrite = forced || unmade.is_some_and(|(unmade, _)| unmade.overwrites);
         let persistent = !snapshot.store.is_transient();
         if !again && !overwrite {
             let wanted = persistent.then_some(SignatureKind::SnapshotStore);
             refuse_other(&cow, wanted, "a snapshot")?;
         }
-        let store = unmade.map_or_else(|| self.machine.new_store_id(), |(_, store)| Ok(store))?;
-        let (ownership, known) = self.store_of(&cow, store, persistent, spec.other_origin)?;
+        let (ownership, known) = self.store_of(&cow, unmade, persistent, spec.other_origin)?;
         if !again {
             self.refuse_store_of_others(&snapshot.cow, &known, &spec)?;
             self.refuse_other_name(&snapshot.cow, &cow_known, &snapshot.origin)?;
@@ -96,7 +91,7 @@ impl<M: Machine> Administrator<M> {
         let (cow_id, cow_limits) = (cow.id(), *cow.limits());
         let opening = Opening {
             table: snapshot.clone(),
-            len: spec.table.len,
+            len,
             overwrite,
             again,
             unmade: unmade.is_some(),
@@ -112,15 +107,20 @@ impl<M: Machine> Administrator<M> {
         let (target, found) = self.open_snapshot(cow, opening)?;
         let read_only = spec.options.read_only;
         let params = params_of(snapshot, [&origin_limits, &cow_limits], &found, read_only, merges);
-        let mut deps = Deps::default();
-        deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         cow_known.store = known.store;
         cow_known.unmade = found.is_new.then_some(Unmade { overwrites: overwrite });
-        deps.insert(&snapshot.cow, cow_id, cow_known);
+        let deps = self.deps_of(snapshot, origin, (cow_id, cow_known));
         let note = found.note(snapshot, cow_limits.logical_block_size).filter(|_| !again);
         let spec = self.served_spec(spec, snapshot, found.chunk);
         let cow = persistent.then_some(known);
         Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
+    }
+
+    fn deps_of(&self, snapshot: &Table, origin: DiskId, (cow, known): (DiskId, KnownDisk)) -> Deps {
+        let mut deps = Deps::default();
+        deps.insert(&snapshot.origin, origin, self.origin_known.clone());
+        deps.insert(&snapshot.cow, cow, known);
+        deps
     }
 
     /// The spec of a snapshot that has been opened: with the chunk size of its store.
@@ -145,10 +145,11 @@ impl<M: Machine> Administrator<M> {
     fn store_of(
         &self,
         cow: &M::Open,
-        store: StoreId,
+        unmade: Option<(Unmade, StoreId)>,
         persistent: bool,
         adopt: bool,
     ) -> Result<(Ownership, Cow), Reason> {
+        let store = unmade.map_or_else(|| self.machine.new_store_id(), |(_, store)| Ok(store))?;
         let origin = self.origin_known.name.clone();
         let known = lost::cow_of(cow, persistent.then_some(store), &origin)?;
         Ok((Ownership { store, origin, adopt }, known))
