@@ -109,14 +109,19 @@ impl<M: Machine> Administrator<M> {
         let params = params_of(snapshot, [&origin_limits, &cow_limits], &found, read_only, merges);
         cow_known.store = known.store;
         cow_known.unmade = found.is_new.then_some(Unmade { overwrites: overwrite });
-        let deps = self.deps_of(snapshot, origin, (cow_id, cow_known));
+        let deps = self.deps_of_snapshot(snapshot, origin, (cow_id, cow_known));
         let note = found.note(snapshot, cow_limits.logical_block_size).filter(|_| !again);
         let spec = self.served_spec(spec, snapshot, found.chunk);
         let cow = persistent.then_some(known);
         Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
     }
 
-    fn deps_of(&self, snapshot: &Table, origin: DiskId, (cow, known): (DiskId, KnownDisk)) -> Deps {
+    fn deps_of_snapshot(
+        &self,
+        snapshot: &Table,
+        origin: DiskId,
+        (cow, known): (DiskId, KnownDisk),
+    ) -> Deps {
         let mut deps = Deps::default();
         deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         deps.insert(&snapshot.cow, cow, known);
