@@ -10,13 +10,14 @@ mod message;
 mod problem;
 mod report;
 
-pub use ask::{Silence, ask, connect, has_left, is_absent, until_left_or, write_line};
+pub use ask::{Silence, ask, connect, has_left, is_absent, is_late, until_left_or, write_line};
 pub use cow::{Cow, Which};
 pub use device::{
-    DeviceOptions, DeviceSpec, DeviceState, MergeOptions, OnServerDeath, no_merge_into, not_begun,
+    DeviceOptions, DeviceSpec, DeviceState, MergeOptions, OnServerDeath, never_merged,
+    no_merge_into, not_begun,
 };
 pub use device_ref::DeviceRef;
-pub use known::{KnownDisk, KnownDisks, Part, Place};
+pub use known::{KnownDisk, KnownDisks, Part, Place, Unmade};
 pub use message::{Command, Doing, MergeChange, Reply};
 pub use problem::Problem;
 pub use report::{

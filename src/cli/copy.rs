@@ -21,11 +21,12 @@ use self::work::{copy_on, zero_on};
 use super::terminal::{print, progress_bar};
 use crate::data::{disk_limits, disk_on};
 use crate::failure::{Failure, wrong_usage};
+use crate::protocol::{Cow, Which};
 use crate::ring::Ring;
 use crate::rundir::RunDir;
-use crate::server::claims::refuse_claimed;
+use crate::server::claims::{known, refuse_claimed};
 use crate::server::users::with_device;
-use crate::storage::{Access, Claim, DiskId, OpenDisk};
+use crate::storage::{Access, Claim, DiskId, OpenDisk, lasting_name, names_of};
 
 /// A range of a disk as the user wrote it.
 struct Range {
@@ -159,6 +160,33 @@ fn open_destinations(
     Ok(ranges)
 }
 
+/// Records as lost what has left the disks that are about to be written: their snapshots were
+/// deleted, and do not know of these writes.
+fn lose_departures(ranges: &[Range]) -> Result<(), Failure> {
+    let rundir = RunDir::open()?;
+    for Range { disk, start, count } in ranges {
+        let shown = disk.path.display();
+        let lost = rundir.lose_departures(&known(disk), (*start, *count));
+        if lost.map_err(|why| why.context(format!("{shown}: nothing is written")))? {
+            log::warn!("{shown}: a snapshot of it that was deleted is lost: it is written now");
+        }
+    }
+    Ok(())
+}
+
+/// The COWs, as they are on record, whose stores are gone when these ranges are zeroed.
+fn stores(ranges: &[Range]) -> Vec<Cow> {
+    let from_start = ranges.iter().filter(|range| range.start == Sector(0));
+    let cow = |Range { disk, .. }: &Range| Cow {
+        store: Which::Unknown,
+        names: names_of(disk),
+        former: lasting_name(disk),
+        number: disk.known.number,
+        origin: String::new(),
+    };
+    from_start.map(cow).collect()
+}
+
 /// Copies a range to up to eight destinations.
 pub fn copy(
     from: &str,
@@ -173,6 +201,7 @@ pub fn copy(
     ranges.extend(destinations.iter().zip(to.iter().map(String::as_str)));
     refuse_overlap(&ranges)?;
     let engine = Engine::new(throttle)?;
+    lose_departures(&destinations)?;
     let total = source.count;
     let from = engine.region(source);
     let regions = engine.regions(destinations);
@@ -186,10 +215,16 @@ pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure>
     let ranges: Vec<_> = destinations.iter().zip(to.iter().map(String::as_str)).collect();
     refuse_overlap(&ranges)?;
     let engine = Engine::new(100)?;
+    lose_departures(&destinations)?;
+    let stores = stores(&destinations);
     let total = Sectors(destinations.iter().map(|range| range.count.0).sum());
     let regions = engine.regions(destinations);
     let client = engine.client.clone();
-    engine.finish(total, json, to, async move { zero_on(&client, &regions).await })
+    let zeroed = engine.finish(total, json, to, async move { zero_on(&client, &regions).await });
+    if let (Ok(_), Ok(rundir)) = (&zeroed, RunDir::open()) {
+        stores.into_iter().for_each(|cow| rundir.forget_stores(cow));
+    }
+    zeroed
 }
 
 struct Engine {

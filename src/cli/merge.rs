@@ -102,6 +102,9 @@ fn command(
     let changes = asked.resume || rate.is_some();
     if device.object.target == "snapshot-origin" && !begins && (changes || asked.wait) {
         refuse_deferred(family)?;
+        if asked.wait && device.merged == Some(false) {
+            return Err(protocol::never_merged(name));
+        }
         let level = if changes { Level::Warn } else { Level::Info };
         log::log!(level, "{}", protocol::no_merge_into(name));
         return Ok(None);

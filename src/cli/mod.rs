@@ -5,6 +5,7 @@ pub mod args;
 mod client;
 mod copy;
 mod disk_word;
+mod ending;
 mod family;
 mod gone;
 mod interrupt;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 
 use crate::failure::Failure;
 use crate::offline;
-use crate::protocol::Command;
+use crate::protocol::{Command, Reply};
 use crate::server::process;
 use crate::ublk::apart;
 use args::{self as cli, Verb};
@@ -120,7 +121,10 @@ fn resume(word: &str) -> Result<ExitCode, Failure> {
     if let Some(made) = notable::resume(word)? {
         return Ok(made);
     }
-    ask(word, |device| Command::Resume { device }).map(|_| ExitCode::SUCCESS)
+    if let Reply::Noted { note } = ask(word, |device| Command::Resume { device })? {
+        log::warn!("{note}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn clear(word: &str) -> Result<(), Failure> {

@@ -7,11 +7,13 @@
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use dm_targets::table::TargetParams;
 
 use super::client::{Family, Known, must_answer, open_rundir};
 use super::disk_word::Disks;
+use super::ending;
 use super::gone;
 use super::keep::{self, Signals, Watch};
 use super::order::{self, Part};
@@ -24,6 +26,10 @@ use crate::protocol::{self, Command, DeviceReport, DeviceState, Reply};
 use crate::rundir::{FamilyLock, RunDir, Server};
 use crate::server::process;
 use crate::storage::ublk_devices_below;
+
+/// How long the end of a server is waited for that was asked to end: as long as a command waits for
+/// another one.
+const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// Takes over the devices of one dead server, and serves them in this process.
 pub(super) fn in_foreground(words: &[String], source: Option<&Path>) -> Result<ExitCode, Failure> {
@@ -175,7 +181,9 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
             (all || chosen.contains(&device.device())) && device.object.server_pid.is_none()
         };
         let left_out: Vec<&DeviceReport> = family.devices.iter().filter(is_left_out).collect();
-        recover_family(&rundir, family, &left_out, source)
+        let is_named = |device: &&DeviceReport| chosen.contains(&device.device());
+        let named: Vec<&DeviceReport> = family.devices.iter().filter(is_named).collect();
+        recover_family(&rundir, family, (&left_out, &named), source)
     });
     // Until now nothing was written to where a waiting device may be.
     for Recovered { problems: own, notes } in recovered {
@@ -211,12 +219,16 @@ impl From<Reason> for Recovered {
 fn recover_family(
     rundir: &RunDir,
     family: &Family,
-    left_out: &[&DeviceReport],
+    (left_out, named): (&[&DeviceReport], &[&DeviceReport]),
     source: Option<&Path>,
 ) -> Recovered {
     let key = &family.key;
     if left_out.is_empty() && !family.devices.is_empty() {
-        return Recovered::default();
+        match ending::has_ended(rundir, key, END_LIMIT) {
+            Ok(true) => {}
+            Ok(false) => return Recovered::default(),
+            Err(why) => return why.into(),
+        }
     }
     // Whatever happens to this family, commands on other families do not wait.
     let _lock = match rundir.lock_family(key, "recover") {
@@ -234,6 +246,7 @@ fn recover_family(
             return Failure::new(Kind::NoAnswer, why).into();
         }
         Some(Server { damaged: Some(why), .. }) => return why.into(),
+        None if !named.is_empty() => return ending::gone(named).into(),
         _ => return Recovered::default(),
     };
     if family.devices.is_empty() {

@@ -145,7 +145,8 @@ fn probe(server: &UnixStream) -> io::Result<Option<Doing>> {
     }
 }
 
-fn is_late(error: &io::Error) -> bool {
+/// Whether a server has not answered in time.
+pub fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 

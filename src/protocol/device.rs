@@ -99,6 +99,13 @@ impl DeviceSpec {
         self.merge.as_ref().filter(|_| is_snapshot)
     }
 
+    /// Whether it is the plain table of an origin into which a merge has ended; `None`: it is no
+    /// such table.
+    pub fn has_merged(&self) -> Option<bool> {
+        let is_plain = matches!(self.table.params, TargetParams::SnapshotOrigin { .. });
+        is_plain.then_some(self.merge.is_some())
+    }
+
     /// The parts of a disk that the device uses: what its table says, so that no record can say
     /// something else. A COW or a log is used as a whole, and of an origin what its snapshots copy.
     pub fn parts_of(&self, word: &str) -> Vec<Part> {
@@ -151,6 +158,11 @@ pub fn not_begun(name: &str) -> Reason {
 /// What the user of an origin should know whose merge was to be continued or changed.
 pub fn no_merge_into(name: &str) -> String {
     format!("{name}: no snapshot is being merged into it: its merge has ended, or none has begun")
+}
+
+/// Why the end of a merge is not waited for: none into this origin has ended or runs.
+pub fn never_merged(name: &str) -> Reason {
+    format!("{name}: no merge of a snapshot into it has begun, so there is none to wait for").into()
 }
 
 /// How a merge runs that was begun or changed with `merge`.
@@ -252,6 +264,11 @@ impl DeviceState {
     /// The device as commands name it.
     pub fn device(&self) -> DeviceRef {
         DeviceRef { id: self.id, cookie: self.cookie }
+    }
+
+    /// Whether a store is on record for it that may not be made yet: nothing of it can be lost.
+    pub fn is_unmade(&self) -> bool {
+        self.known.values().any(|known| known.unmade.is_some())
     }
 
     /// The disks of its table that its server opens: all but devices of the same server.

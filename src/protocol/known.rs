@@ -38,6 +38,13 @@ impl Place {
 /// A range of a disk: its first sector, and its length.
 pub type Part = (Sector, Sectors);
 
+/// A store that is about to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmade {
+    /// The user has it overwrite what is on the disk (`--force`).
+    pub overwrites: bool,
+}
+
 /// A disk that a device is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownDisk {
@@ -58,6 +65,10 @@ pub struct KnownDisk {
     /// other users where their parts of it do not overlap. Not recorded by earlier versions.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unclaimed: bool,
+    /// The store on it is on record, for a table that replaces another one, and may not be made
+    /// yet: the next server makes it then. Not recorded by earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmade: Option<Unmade>,
     /// It is a device of the same server, which carries the origin that this disk is: it is not
     /// opened. A server that does not know this would wait for itself ([`State`]).
     ///

@@ -26,6 +26,10 @@ pub struct DeviceReport {
     /// The table that is loaded, with paths for its disks.
     #[serde(default)]
     pub inactive: Option<String>,
+    /// For a plain origin: whether a merge into it has ended. `None`: it is none, or its server is
+    /// of an earlier version and does not say that.
+    #[serde(default)]
+    pub merged: Option<bool>,
     /// Numbers of the block devices below it; for a file, of its file system.
     pub disks: Vec<(u32, u32)>,
 }

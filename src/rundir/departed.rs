@@ -7,8 +7,8 @@
 //!
 //! Rules kept here: I9 (the file is durable before the command that deletes the snapshot ends), and
 //! a file is removed only when its store has been recorded as lost or a snapshot is served from its
-//! COW again. An origin matches a file only if it is known to be the same: writes to another origin
-//! would lose a valid snapshot.
+//! COW again. A disk matches a file only if it is known to be the origin or to have bytes of it,
+//! whatever its path: writes to another disk would lose a valid snapshot.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::boot_id;
 use super::directory::{RunDir, at};
 use super::durable;
-use crate::protocol::Cow;
+use crate::protocol::{Cow, KnownDisk, Part, Place};
 use crate::storage::certainly_differ;
 
 /// Extension of the files.
@@ -37,6 +37,9 @@ pub struct Departure {
     pub mark_failed: bool,
     /// The origin's number in that boot; zero if it has none.
     pub origin_number: u64,
+    /// Where the origin's bytes are in that boot; not recorded by earlier versions.
+    #[serde(default)]
+    pub place: Place,
     /// The merge that has not ended, if it was one that left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmerged: Option<Unmerged>,
@@ -65,6 +68,33 @@ struct Content {
 }
 
 impl Departure {
+    /// The departure of the snapshot on a COW from this origin.
+    pub fn of(
+        cow: Cow,
+        mark_failed: bool,
+        origin: &KnownDisk,
+        unmerged: Option<Unmerged>,
+    ) -> Departure {
+        let (origin_number, place) = (origin.number, origin.place.clone());
+        Departure { cow, mark_failed, origin_number, place, unmerged }
+    }
+
+    /// Whether parts of another disk (all of it if there are none) are bytes of the origin: it is a
+    /// loop device on the origin, or its file, or a partition of it, or has it as a partition.
+    /// `now`: the places can be compared, because this is the boot of the departure.
+    pub fn is_below(&self, disk: &KnownDisk, parts: &[Part], now: bool) -> bool {
+        let is_compared = now && !self.place.on.is_empty() && self.place.on == disk.place.on;
+        if is_compared {
+            let part = |(start, len): &Part| disk.place.part(start.bytes(), len.bytes());
+            let meets = |one: &Part| self.place.overlaps(&part(one));
+            return self.place.overlaps(&disk.place)
+                && (parts.is_empty() || parts.iter().any(meets));
+        }
+        // A disk that was attached again: where a partition is on it is not compared.
+        let origin = KnownDisk { name: self.cow.origin.clone(), ..KnownDisk::default() };
+        origin.is_partition_of(disk) || disk.is_partition_of(&origin)
+    }
+
     /// Why the store must not be used after the origin has changed.
     pub fn loss(&self) -> Loss {
         if self.mark_failed { Loss::MarkFailed } else { Loss::OriginChanged }
@@ -72,9 +102,15 @@ impl Departure {
 }
 
 impl Content {
-    /// Whether the snapshot has left this origin. A lasting name decides; without one, the number
-    /// does.
-    fn is_of(&self, key: &str, boot: &str, origin: &str, number: u64) -> bool {
+    /// Whether the snapshot has left this disk, or one that has bytes of these parts of it. A
+    /// lasting name decides; without one, the number does; a disk under another name is compared by
+    /// where its bytes are.
+    fn is_of(&self, key: &str, boot: &str, disk: &KnownDisk, parts: &[Part]) -> bool {
+        self.is_the_same(key, boot, &disk.name, disk.number)
+            || self.departure.is_below(disk, parts, self.boot == boot)
+    }
+
+    fn is_the_same(&self, key: &str, boot: &str, origin: &str, number: u64) -> bool {
         let known = &self.departure.cow.origin;
         // A disk has its number in whichever family; one without a number has its family's name.
         let here = self.boot == boot
@@ -105,15 +141,21 @@ impl RunDir {
         write().map_err(|error| at(&path, error))
     }
 
-    /// The snapshots that have left an origin: the disk with this name and number, of this family.
+    /// The snapshots that have left a disk of this family, or another disk that has bytes of it.
+    /// `parts`: what of the disk is written; all of it if there are none.
     ///
     /// # Errors
     /// A file cannot be read, so its origin is not known.
-    pub fn departures(&self, key: &str, origin: &str, number: u64) -> io::Result<Vec<Departure>> {
+    pub fn departures(
+        &self,
+        key: &str,
+        disk: &KnownDisk,
+        parts: &[Part],
+    ) -> io::Result<Vec<Departure>> {
         let boot = boot_id()?;
         let mut found = Vec::new();
         for (_, mut content) in self.departed_files()? {
-            if !content.is_of(key, &boot, origin, number) {
+            if !content.is_of(key, &boot, disk, parts) {
                 continue;
             }
             if content.boot != boot {
@@ -213,122 +255,4 @@ fn is_same(one: &Cow, other: &Cow) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use dm_targets::snapshot::format::StoreId;
-
-    use super::*;
-    use crate::protocol::Which;
-    use crate::rundir::lost::LostStore;
-    use dm_targets::snapshot::losses::LossRecord;
-
-    fn departure(id: u8, name: &str, origin: &str) -> Departure {
-        let store = Which::Id(StoreId([id; 16]));
-        let (names, former) = (vec![name.to_owned()], String::new());
-        let cow = Cow { store, names, former, number: 7, origin: origin.to_owned() };
-        Departure { cow, mark_failed: false, origin_number: 3, unmerged: None }
-    }
-
-    fn rundir() -> (tempfile::TempDir, RunDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let rundir = RunDir::trusted(dir.path().to_owned());
-        (dir, rundir)
-    }
-
-    #[test]
-    fn a_departure_is_found_by_its_origin_and_by_no_other() {
-        let (_dir, rundir) = rundir();
-        let (named, nameless) = (departure(1, "wwid a", "wwid o"), departure(2, "wwid b", ""));
-        for departure in [&named, &nameless] {
-            rundir.write_departure("block-1-2", departure).unwrap();
-        }
-        let found = |key, origin, number| rundir.departures(key, origin, number).unwrap();
-        assert_eq!(found("block-1-2", "", 3).len(), 2, "what has no name is what has the number");
-        assert_eq!(
-            found("block-8-8", "wwid o", 9),
-            std::slice::from_ref(&named),
-            "attached anew, by its name"
-        );
-        assert_eq!(found("block-1-2", "wwid p", 3), [nameless], "another disk at the same place");
-        assert_eq!(found("block-1-2", "", 4), [], "another disk at the same place, without a name");
-        assert_eq!(found("block-1-3", "", 3).len(), 2, "the same disk, in another family");
-        let unnumbered = Departure { origin_number: 0, ..departure(3, "wwid c", "") };
-        rundir.write_departure("block-1-2", &unnumbered).unwrap();
-        assert_eq!(found("block-1-2", "", 0), [unnumbered], "of the family that it has left");
-        assert_eq!(found("block-1-3", "", 0), []);
-    }
-
-    #[test]
-    fn a_store_that_has_left_another_origin_is_found_by_its_cow() {
-        let (_dir, rundir) = rundir();
-        let (one, other) = (departure(1, "wwid a", ""), departure(2, "wwid a", ""));
-        rundir.write_departure("k", &one).unwrap();
-        assert!(rundir.left_another(&one.cow, 4).unwrap());
-        assert!(!rundir.left_another(&one.cow, 3).unwrap(), "the same origin");
-        assert!(!rundir.left_another(&other.cow, 4).unwrap(), "another store");
-    }
-
-    #[test]
-    fn records_of_stores_are_written_though_the_directory_was_removed() {
-        let (dir, rundir) = rundir();
-        let one = departure(1, "wwid a", "wwid o");
-        for _ in 0..2 {
-            std::fs::remove_dir_all(dir.path()).unwrap();
-            rundir.write_departure("k", &one).unwrap();
-        }
-        assert_eq!(rundir.departures("k", "wwid o", 3).unwrap(), std::slice::from_ref(&one));
-        std::fs::remove_dir_all(dir.path()).unwrap();
-        LostStore::of(&rundir, one.cow.clone()).record(one.loss()).unwrap();
-        assert!(LostStore::of(&rundir, one.cow).found().unwrap().is_some());
-    }
-
-    #[test]
-    fn a_departure_ends_when_its_cow_is_used_again_or_recorded_as_lost() {
-        let (_dir, rundir) = rundir();
-        let (one, two) = (departure(1, "wwid a", "wwid o"), departure(2, "wwid b", "wwid o"));
-        for departure in [&one, &two] {
-            rundir.write_departure("k", departure).unwrap();
-        }
-        rundir.forget_departure(&departure(2, "wwid a", "").cow).unwrap();
-        assert_eq!(
-            rundir.departures("k", "wwid o", 3).unwrap().len(),
-            2,
-            "another store, on another disk"
-        );
-        rundir.forget_departure(&Cow { number: 9, ..one.cow }).unwrap();
-        assert_eq!(rundir.departures("k", "wwid o", 3).unwrap(), std::slice::from_ref(&two));
-        LostStore::of(&rundir, two.cow.clone()).record(two.loss()).unwrap();
-        assert_eq!(rundir.departures("k", "wwid o", 3).unwrap(), []);
-    }
-
-    #[test]
-    fn a_departure_ends_when_its_store_is_gone_from_the_disk() {
-        let (_dir, rundir) = rundir();
-        let [old, elsewhere] =
-            [(1, "wwid a"), (2, "wwid b")].map(|(id, name)| departure(id, name, "wwid o"));
-        let attached_before = departure(3, "wwid a", "wwid o");
-        let attached_before =
-            Departure { cow: Cow { number: 6, ..attached_before.cow.clone() }, ..attached_before };
-        let all = [&old, &elsewhere, &attached_before];
-        all.iter().for_each(|departure| rundir.write_departure("k", departure).unwrap());
-        let tidied = |cow: Cow, here: bool| {
-            LostStore::of(&rundir, cow).tidy(here);
-            rundir.departures("k", "wwid o", 3).unwrap()
-        };
-        let new = departure(4, "wwid a", "wwid o").cow;
-        assert_eq!(tidied(old.cow.clone(), true).len(), 3, "the same store");
-        assert_eq!(tidied(Cow { number: 0, ..new.clone() }, true).len(), 3, "no certain disk");
-        let left = tidied(new.clone(), true);
-        assert!(left.len() == 2 && left.contains(&elsewhere) && left.contains(&attached_before));
-        // The disk was wiped; the id is the next store's.
-        rundir.write_departure("k", &old).unwrap();
-        assert_eq!(tidied(new, false).len(), 2);
-    }
-
-    #[test]
-    fn one_that_cannot_be_read_keeps_the_origin_away() {
-        let (dir, rundir) = rundir();
-        fs::write(dir.path().join("cow-1.departed"), "{").unwrap();
-        let why = rundir.departures("k", "", 0).unwrap_err().to_string();
-        assert!(why.contains("cow-1.departed: damaged"), "{why}");
-    }
-}
+mod tests;

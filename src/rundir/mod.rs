@@ -17,6 +17,7 @@ pub mod lost;
 mod reserved;
 mod server;
 mod state;
+mod written;
 
 #[cfg(all(test, feature = "mutants"))]
 pub use claims::devices_among;

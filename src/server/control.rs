@@ -135,7 +135,9 @@ impl Server {
                 Pending::Command(command, connection) => {
                     self.at_work.begin(command.verb());
                     let answered = self.reply(command, connection);
-                    self.at_work.end();
+                    if self.admin.ending() != Ending::Leaves {
+                        self.at_work.end();
+                    }
                     if let Err(error) = answered {
                         log::warn!("control socket: {error}");
                     }

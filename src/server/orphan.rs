@@ -66,7 +66,8 @@ pub fn report_with(
     let (name, disks) = (device.name.clone(), device.disks.clone());
     let inactive = device.loaded.as_ref().map(|loaded| loaded.table.to_string());
     let (id, cookie) = (device.id, device.cookie);
-    DeviceReport { id, cookie, name, object, status, table, inactive, disks }
+    let merged = device.spec.has_merged();
+    DeviceReport { id, cookie, name, object, status, table, inactive, merged, disks }
 }
 
 /// The health of a device that no server reports.

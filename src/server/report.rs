@@ -50,7 +50,8 @@ fn report(entry: &Device, facts: &Facts) -> DeviceReport {
     let cookie = entry.info.target_flags;
     let inactive = entry.loaded.as_ref().map(|loaded| loaded.table.to_string());
     let (id, object) = (facts.id, object(entry, facts));
-    DeviceReport { id, cookie, name, object, status, table, inactive, disks }
+    let merged = entry.spec.has_merged();
+    DeviceReport { id, cookie, name, object, status, table, inactive, merged, disks }
 }
 
 fn mirror_status(facts: &MirrorFacts, mirror: &Mirror, deps: &Deps) -> MirrorStatus {

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::UNIX_EPOCH;
 
 use tempfile::TempDir;
 
@@ -146,4 +147,61 @@ fn an_empty_range_is_wrong_usage() {
         assert!(said.contains(words) && said.lines().count() == 1, "{args:?}: {said}");
     }
     assert!(fs::read(to).expect("a destination") == vec![0x11; 1 << 20]);
+}
+
+/// A deleted snapshot of a disk is recorded as lost before the disk is written, under any name, if
+/// what is written is the origin's.
+#[test]
+fn a_disk_is_written_after_its_deleted_snapshots_are_lost() {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let dir = TempDir::new().expect("a directory");
+    let [disk, cow, rundir] = ["disk", "cow", "run"].map(|name| dir.path().join(name));
+    fs::write(&disk, vec![0x5a; 1 << 20]).expect("a disk");
+    fs::write(&cow, vec![0x5a; 1 << 20]).expect("a disk");
+    fs::DirBuilder::new().mode(0o700).create(&rundir).expect("a run directory");
+    let found = fs::metadata(&disk).expect("a disk");
+    let born = found.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+    let on = format!("file {} {} {}", found.dev(), found.ino(), born.map_or(0, |at| at.as_nanos()));
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
+    let store = "0123456789abcdef0123456789abcdef";
+    let (departed, lost) =
+        (rundir.join("cow-1.departed"), rundir.join(format!("cow-store-{store}.lost")));
+    // The origin was a loop device on the second half of the file.
+    let content = serde_json::json!({ "key": "k", "boot": boot.trim(), "departure": {
+        "cow": { "store": store, "names": ["wwid c"], "former": "", "number": 7, "origin": "" },
+        "mark_failed": false, "origin_number": 5,
+        "place": { "on": on, "start": 1 << 19, "end": 1 << 20 },
+    }});
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
+        command.env("UBLK_DM_RUN_DIR", &rundir).args(args);
+        let output = command.output().expect("the program starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let [disk, cow] = [&disk, &cow].map(|path| path.to_str().expect("ASCII"));
+    let [first, last] =
+        [("0", "+512KiB"), ("1020KiB", "")].map(|(at, len)| format!("{disk}:{at}{len}"));
+    for (args, is_lost) in [
+        (&["zero", "--to", &first][..], false),
+        (&["copy", "--from", &format!("{cow}:0+4KiB"), "--to", disk], false),
+        (&["copy", "--from", disk, "--to", cow], false),
+        (&["zero", "--to", &last], true),
+        (&["zero", "--force", "--to", &last], true),
+        (&["copy", "--from", &format!("{cow}:0+4KiB"), "--to", &last], true),
+    ] {
+        fs::write(&departed, content.to_string()).expect("a record");
+        let (code, said) = run(args);
+        if said.contains("io_uring") {
+            return;
+        }
+        assert_eq!(code, Some(0), "{args:?}: {said}");
+        assert_eq!((lost.exists(), departed.exists()), (is_lost, !is_lost), "{args:?}: {said}");
+        assert_eq!(said.contains("is lost"), is_lost, "{args:?}: {said}");
+        drop(fs::remove_file(&lost));
+    }
+    fs::write(&departed, "{").expect("a record");
+    let before = fs::read(disk).expect("a disk");
+    let (code, said) = run(&["zero", "--force", "--to", disk]);
+    assert!(code == Some(1) && said.contains("cow-1.departed: damaged"), "{said}");
+    assert!(fs::read(disk).expect("a disk") == before, "it is written");
 }

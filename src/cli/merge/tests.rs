@@ -93,5 +93,15 @@ fn the_rate_of_a_deferred_merge_does_not_begin_it_and_that_of_an_ended_one_is_do
         assert!(matches!(ask(asked, 1, true), Ok(Some(Command::Merge { .. }))));
     }
     assert!(matches!(ask(rate(), 1, false), Ok(Some(Command::Merge { .. }))), "it begins one");
+    let waited = |merged: Option<bool>| {
+        let mut family = family(false);
+        assert_eq!(family.devices[0].merged, Some(false));
+        family.devices[0].merged = merged;
+        command(&Merge { wait: true, ..nothing() }, &family, &family.devices[0])
+    };
+    let why = waited(Some(false)).unwrap_err();
+    assert!(why.starts_with("o: no merge of a snapshot into it has begun") && why.code() == 1);
+    assert!(matches!(waited(Some(true)), Ok(None)), "one has ended meanwhile");
+    assert!(matches!(waited(None), Ok(None)), "an earlier server does not tell");
     assert!(matches!(ask(nothing(), 0, false), Ok(Some(Command::Merge { .. }))), "refused there");
 }

@@ -148,7 +148,8 @@ impl<M: Machine> Administrator<M> {
         name: String,
     ) -> Held<M::Handle> {
         let number = self.machine.number(info.id);
-        let NewDevice { mut spec, deps, read_only, cow, target, .. } = prepared;
+        let NewDevice { mut spec, mut deps, read_only, cow, target, .. } = prepared;
+        deps.set_made();
         let id = info.id;
         // The store is adopted now. Adopting another one needs the option again.
         spec.other_origin = spec.other_origin && !self.is_valid(id);

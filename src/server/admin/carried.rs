@@ -244,7 +244,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     fn departures_of(&self, known: &KnownDisk) -> Result<Vec<Departure>, Reason> {
-        self.machine.records().departures(&known.name, known.number)
+        self.machine.records().departures(known, &[])
     }
 
     /// Has a device that is about to be started again carry its origin if a snapshot has left that

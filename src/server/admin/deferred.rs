@@ -254,6 +254,12 @@ pub(super) fn canceled_with(spec: &DeviceSpec) -> Option<String> {
     spec.deferred_merge().map(|_| canceled.to_owned())
 }
 
+/// The same of a snapshot whose table is replaced.
+pub(super) fn replaced_with(spec: &DeviceSpec) -> Option<String> {
+    let given_up = "its deferred merge is given up: its table has been replaced".to_owned();
+    spec.deferred_merge().filter(|_| !mutant::is(Mutant::WishDroppedUntold)).map(|_| given_up)
+}
+
 /// What the user of an activated origin should know whose merge does not begin.
 fn stays_deferred(name: &str, why: &Reason) -> String {
     format!("{name}: its merge stays deferred: {why}")

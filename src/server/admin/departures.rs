@@ -34,10 +34,9 @@ impl<M: Machine> Administrator<M> {
         if mutant::is(Mutant::LastForgotten) && !self.goes_on_without(id) {
             return Ok(());
         }
-        let origin_number = self.origin_known.number;
         if self.taken.contains_key(&id) {
             // Its target has left already, for a merge that did not begin.
-            let departure = Departure { cow, mark_failed: false, origin_number, unmerged: None };
+            let departure = Departure::of(cow, false, &self.origin_known, None);
             return self.machine.records().record_departure(&departure);
         }
         let leave = move |mark: bool| {
@@ -63,7 +62,7 @@ impl<M: Machine> Administrator<M> {
         };
         let Some(loss) = loss else { return Ok(()) };
         let mark_failed = loss == Loss::MarkFailed;
-        let departure = Departure { cow, mark_failed, origin_number, unmerged };
+        let departure = Departure::of(cow, mark_failed, &self.origin_known, unmerged);
         self.machine.records().record_departure(&departure).map_err(|why| {
             let what = "the departure of its snapshot cannot be recorded, so a later server could \
                         take the snapshot for valid";
@@ -81,8 +80,7 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         };
         let mark_failed = loss == Loss::MarkFailed;
-        let origin_number = self.origin_known.number;
-        let departure = Departure { cow, mark_failed, origin_number, unmerged };
+        let departure = Departure::of(cow, mark_failed, &self.origin_known, unmerged);
         self.machine.records().record_departure(&departure).map_err(|why| {
             why.context(format!(
                 "/dev/ublkb{}: the beginning of its merge cannot be recorded",
@@ -145,9 +143,15 @@ impl<M: Machine> Administrator<M> {
 
     /// Records that the snapshot on a COW has left the origin, for later servers and for this one.
     fn record_left(&self, cow: Cow, device: &DeviceState) -> Result<(), Reason> {
-        let origin_number = self.origin_known.number;
+        let recorded = device.spec.table.params.family().disk;
+        let recorded = recorded.and_then(|origin| device.known.get(origin));
+        // What is open is what it is now; before that it is what it was.
+        let origin = match (self.origin, recorded) {
+            (None, Some(recorded)) => recorded,
+            _ => &self.origin_known,
+        };
         let unmerged = unmerged_of(&device.spec, &device.name, true);
-        let departure = Departure { cow, mark_failed: false, origin_number, unmerged };
+        let departure = Departure::of(cow, false, origin, unmerged);
         self.machine.records().record_departure(&departure)?;
         self.restore_departures(vec![departure])
     }
@@ -166,7 +170,8 @@ impl<M: Machine> Administrator<M> {
         let origin = origin_word(&spec.table.params);
         let records = self.machine.records();
         for (word, _, known) in deps.disks().filter(|(word, ..)| Some(*word) != origin) {
-            for departure in records.departures(&known.name, known.number)? {
+            let parts = spec.parts_of(word);
+            for departure in records.departures(known, &parts)? {
                 let loss = departure.loss();
                 records.losses(departure.cow).record(loss).map_err(|why| {
                     let what =

@@ -51,6 +51,11 @@ impl Deps {
         }
     }
 
+    /// The store on its COW has been made.
+    pub(super) fn set_made(&mut self) {
+        self.0.values_mut().for_each(|(_, known)| known.unmade = None);
+    }
+
     /// Whether the device uses a disk.
     pub(super) fn has(&self, disk: DiskId) -> bool {
         self.0.values().any(|(id, _)| *id == disk)

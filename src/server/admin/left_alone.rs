@@ -19,7 +19,7 @@ use super::new_device::NewDevice;
 use super::state::Administrator;
 use super::targets::wipe::zero_start;
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, DeviceState, KnownDisk};
+use crate::protocol::{DeviceSpec, DeviceState};
 use crate::rundir::departed::{Departure, Unmerged};
 
 /// The origin's device that stays when a snapshot leaves.
@@ -122,9 +122,8 @@ impl<M: Machine> Administrator<M> {
         if mutant::is(Mutant::UnmergedForgotten) {
             return Ok(());
         }
-        let KnownDisk { name, number, .. } = &self.origin_known;
         for Departure { cow, unmerged: left, .. } in
-            self.machine.records().departures(name, *number)?
+            self.machine.records().departures(&self.origin_known, &[])?
         {
             let is_it = merges && new.cow.as_ref().is_some_and(|own| own.is_near(&cow));
             let Some(Unmerged { name, line, may_have_ended }) = left.filter(|_| !is_it) else {

@@ -179,8 +179,7 @@ pub(super) fn not_recovered(device: &DeviceState, why: Failure) -> Problem {
 /// The message that a device is served again, but invalid.
 pub(super) fn now_invalid(device: &DeviceState) -> Option<Reason> {
     let why = "its origin was changed while its COW could not be opened";
-    device
-        .lost
+    (device.lost && !device.is_unmade())
         .then(|| format!("{}: it has a server again, but is invalid: {why}", device.name).into())
 }
 

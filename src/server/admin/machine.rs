@@ -152,12 +152,12 @@ pub trait Records: Clone + Send + 'static {
     /// # Errors
     /// It stays.
     fn forget_legs(&self) -> Result<(), Reason>;
-    /// The recorded departures of snapshots from an origin, identified by its name and its number
-    /// in this boot.
+    /// The recorded departures of snapshots from a disk, or from another one that has bytes of
+    /// these parts of it (all of it if there are none).
     ///
     /// # Errors
     /// The records cannot be read.
-    fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason>;
+    fn departures(&self, disk: &KnownDisk, parts: &[Part]) -> Result<Vec<Departure>, Reason>;
     /// Whether the store on a COW has left an origin with another number, in this boot.
     ///
     /// # Errors

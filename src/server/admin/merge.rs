@@ -324,7 +324,10 @@ impl<M: Machine> Administrator<M> {
         let (origin, cow) = (merge.origin.clone(), merge.cow.clone());
         let table =
             Table { params: TargetParams::SnapshotOrigin { origin }, ..entry.spec.table.clone() };
-        let spec = DeviceSpec { table, merge: None, ..entry.spec.clone() };
+        // What was merged is remembered: who waits for it may ask late.
+        let merge = entry.spec.merge.clone().filter(|_| !mutant::is(Mutant::MergeEndForgotten));
+        let merge = merge.map(|merge| MergeOptions { keep: false, ..merge });
+        let spec = DeviceSpec { table, merge, ..entry.spec.clone() };
         let replaced = self.replace_table(id, spec, false);
         let suspended = self.devices.get(&id).is_some_and(|entry| entry.suspended);
         if let Some(entry) = self.devices.get_mut(&id).filter(|_| !suspended) {

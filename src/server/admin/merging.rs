@@ -158,10 +158,8 @@ impl<M: Machine> Administrator<M> {
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.suspended = true;
         }
-        let origin_number = self.origin_known.number;
         // Nothing has been merged yet.
-        let unmerged = None;
-        let departure = Departure { cow, mark_failed: false, origin_number, unmerged };
+        let departure = Departure::of(cow, false, &self.origin_known, None);
         self.machine.records().record_departure(&departure)?;
         self.restore_departures(vec![departure])
     }

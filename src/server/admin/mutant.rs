@@ -120,6 +120,15 @@ pub enum Mutant {
     LeftOutBesideExchange,
     /// Ranges write to a disk, and its deleted snapshots count as valid.
     RangesUntold,
+    /// Only the origin itself tells what has left it, not another name of its bytes.
+    #[cfg(all(test, feature = "mutants"))]
+    DepartedByName,
+    /// A store that is on record and was not made when the server died is missed for ever.
+    UnmadeForgotten,
+    /// The user is not told that a deferred merge is given up with its snapshot's table.
+    WishDroppedUntold,
+    /// It is forgotten that a merge into an origin has ended.
+    MergeEndForgotten,
     /// A snapshot is taken of a disk, without a claim, that a device of the server has as a range.
     RangesUnseen,
     /// An origin takes the place of a range of its disk, of which another device has a part.
@@ -293,12 +302,14 @@ impl Mutant {
     ];
 
     /// Those of snapshots and origins whose tables are exchanged.
-    pub const OF_EXCHANGES: [Mutant; 9] = [
+    pub const OF_EXCHANGES: [Mutant; 11] = [
         Mutant::LateNotPutBack,
         Mutant::LateStillLeft,
         Mutant::LeftOutBesideExchange,
         Mutant::RangesUntold,
+        Mutant::DepartedByName,
         Mutant::RangesUnseen,
+        Mutant::UnmadeForgotten,
         Mutant::SnapshotsLeft,
         Mutant::ReplacedNotRecorded,
         Mutant::OriginOverRanges,

@@ -30,7 +30,10 @@ impl<M: Machine> NewDevice<M> {
 
     /// What the next server needs to recreate the device.
     pub(super) fn state(&self, info: &DeviceInfo, name: &str) -> DeviceState {
-        DeviceState { cow: self.cow.clone(), ..state_of(info, name, &self.deps, &self.spec) }
+        // A device whose store is not made is not started, and no server takes it over.
+        let mut deps = self.deps.clone();
+        deps.set_made();
+        DeviceState { cow: self.cow.clone(), ..state_of(info, name, &deps, &self.spec) }
     }
 }
 

@@ -20,7 +20,7 @@ use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
-use crate::protocol::{DeviceSpec, DeviceState, MergeOptions};
+use crate::protocol::{DeviceSpec, DeviceState, KnownDisk, MergeOptions};
 use crate::rundir::departed::Departure;
 use crate::storage::silent::no_answer;
 use crate::storage::{Access, Claim};
@@ -133,6 +133,9 @@ impl<M: Machine> Administrator<M> {
         else {
             return Ok(());
         };
+        if device.is_unmade() {
+            return Ok(());
+        }
         let target =
             self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.target;
         let mark = target.last_job(|_, opened| async move {
@@ -256,27 +259,28 @@ pub(super) fn record_departure<M: Machine>(
     else {
         return Ok(None);
     };
-    let recorded = device.known.get(&snapshot.origin).map(|known| known.number);
+    let recorded = device.known.get(&snapshot.origin).cloned();
     // A device that carries the origin has no server, and does not answer.
-    let carried = recorded.filter(|_| device.carrier().is_some());
-    let now = || number_now(machine, &snapshot.origin);
-    let origin_number = match (carried.map_or_else(now, Ok), recorded) {
-        (Ok(number), _) | (Err(_), Some(number)) => number,
+    let carried = recorded.clone().filter(|_| device.carrier().is_some());
+    let now = || known_now(machine, &snapshot.origin);
+    let origin = match (carried.map_or_else(now, Ok), recorded) {
+        (Ok(known), _) | (Err(_), Some(known)) => known,
         // Its lasting name identifies it.
-        (Err(_), None) if !cow.origin.is_empty() => 0,
+        (Err(_), None) if !cow.origin.is_empty() => KnownDisk::default(),
         (Err(why), None) => return Err(why),
     };
     let unmerged = unmerged_of(&device.spec, &device.name, true);
-    let departure = Departure { cow, mark_failed: device.lost, origin_number, unmerged };
+    let departure = Departure::of(cow, device.lost, &origin, unmerged);
     machine.records().record_departure(&departure)?;
     Ok(Some(departure))
 }
 
-/// The number that the disk at a path has in this boot.
-fn number_now<M: Machine>(machine: &M, path: &str) -> Result<u64, Reason> {
+/// The number of the disk at a path in this boot, and where its bytes are.
+fn known_now<M: Machine>(machine: &M, path: &str) -> Result<KnownDisk, Reason> {
     if !machine.silent(&[path.to_owned()].into()).is_empty() {
         return Err(no_answer(path));
     }
-    let opened = machine.open(path, Access::ReadOnly, Claim::Shared);
-    Ok(opened?.number_in_boot())
+    let opened = machine.open(path, Access::ReadOnly, Claim::Shared)?;
+    let (number, place) = (opened.number_in_boot(), opened.place());
+    Ok(KnownDisk { number, place, ..KnownDisk::default() })
 }

@@ -61,10 +61,12 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// The new table of a device is in place: what the old one had is free with the next record.
+    /// The new table of a device is in place: what the old one had is free with the next record,
+    /// and the store of the new one is made.
     pub(super) fn has_left(&mut self, id: u32) {
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.leaving.clear();
+            entry.deps.set_made();
         }
     }
 

@@ -66,7 +66,11 @@ impl<M: Machine> Administrator<M> {
         self.announce_growth(id, len)?;
         let prepared = self.prepare_length(id, len);
         self.has_left(id);
-        prepared.inspect_err(|_| drop(self.ensure_recorded()))?;
+        prepared.inspect_err(|_| {
+            // What was announced is more than the device has.
+            let recorded = self.ensure_recorded();
+            recorded.unwrap_or_else(|why| log::error!("/dev/ublkb{id}: {why}"));
+        })?;
         let late = mutant::is(Mutant::GrownUnrecorded);
         self.record_length(id, len, late).inspect_err(|_| {
             self.cut_target(id, before);

@@ -7,6 +7,7 @@ use dm_targets::mirror::leg_state::Past;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
+use super::deferred;
 use super::devices::{Device, no_device, ranges_of};
 use super::handover;
 use super::held::Held;
@@ -63,6 +64,7 @@ impl<M: Machine> Administrator<M> {
             return recorded.map(|()| Reply::Done).map_err(|why| runs_unrecorded(id, why));
         }
         let mut lost = None;
+        let wish = self.devices.get(&id).and_then(|entry| deferred::replaced_with(&entry.spec));
         if let Some(table) = loaded {
             self.lose_departed(id, &table)?;
             let is_handover = |old: &Device| handover::is_handover(&old.spec, &table);
@@ -80,9 +82,13 @@ impl<M: Machine> Administrator<M> {
         }
         self.let_through(id, same_target, "resume")?;
         self.record_suspended(id, false).map_err(|why| runs_unrecorded(id, why))?;
-        match lost {
-            None => Ok(Reply::Done),
-            Some(lost) => Err(lost.but(format!("/dev/ublkb{id}: the new table is in place"))),
+        let given_up = self.devices.get(&id).is_some_and(|one| one.spec.deferred_merge().is_none());
+        let note = wish.filter(|_| given_up).map(|wish| format!("/dev/ublkb{id}: {wish}"));
+        note.iter().for_each(|note| log::warn!("{note}"));
+        match (lost, note) {
+            (None, None) => Ok(Reply::Done),
+            (None, Some(note)) => Ok(Reply::Noted { note }),
+            (Some(lost), _) => Err(lost.but(format!("/dev/ublkb{id}: the new table is in place"))),
         }
     }
 

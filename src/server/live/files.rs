@@ -5,7 +5,7 @@
 use dm_targets::mirror::leg_state::LegState;
 
 use crate::failure::{Failure, Reason};
-use crate::protocol::{Cow, DeviceState};
+use crate::protocol::{Cow, DeviceState, KnownDisk, Part};
 use crate::rundir::RunDir;
 use crate::rundir::departed::Departure;
 use crate::rundir::lost::LostStore;
@@ -59,8 +59,8 @@ impl Records for Files {
         self.rundir.forget_legs(&self.key)
     }
 
-    fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {
-        self.rundir.departures(&self.key, origin, number).map_err(Failure::from)
+    fn departures(&self, disk: &KnownDisk, parts: &[Part]) -> Result<Vec<Departure>, Reason> {
+        self.rundir.departures(&self.key, disk, parts).map_err(Failure::from)
     }
 
     fn left_another(&self, cow: &Cow, number: u64) -> Result<bool, Reason> {

@@ -1,8 +1,10 @@
 //! What has left a disk is lost with whatever writes to that disk next, other than its origin: a
 //! snapshot that is added again must not show what was written meanwhile.
 
+use dm_targets::request::RequestKind;
 use dm_targets::table::Table;
 
+use super::model;
 use super::process::Process;
 use super::town::{Town, What};
 use crate::protocol::{Command, DeviceSpec, Reply};
@@ -60,6 +62,55 @@ fn lost_with_other_tables() {
 #[test]
 fn a_deleted_snapshot_is_lost_with_other_tables_on_its_origins_disk() {
     lost_with_other_tables();
+}
+
+/// The slots of the origin, and of another name of its bytes.
+const ORIGIN: usize = 0;
+const OTHER: usize = 5;
+
+/// The origin is a loop device, and the other name that of its file.
+pub(super) fn lost_with_another_name() {
+    for (line, start_sector, lost) in [
+        ("0 4 linear /c 0", 0, true),
+        ("0 4 linear /c 4", 4, true),
+        ("0 4 linear /c 0", 4, false),
+        ("0 4 linear /c 0\n4 4 linear /c 4", 7, true),
+        ("0 8 mirror core 1 2 2 /a 0 /c 0", 7, true),
+        ("0 8 mirror core 1 2 2 /a 0 /c 0", 8, false),
+    ] {
+        let mut town = Town::new(1, true);
+        town.site.disks[ORIGIN].start.set(start_sector * 512);
+        town.add(SNAP).unwrap();
+        town.del(SNAP, false).unwrap();
+        town.site.disks[OTHER].same_as.set(Some(ORIGIN));
+        made(&mut town, spec(line, false));
+        town.site.disks[OTHER].same_as.set(None);
+        assert_eq!(is_lost(&mut town), lost, "{line}, {start_sector}");
+    }
+}
+
+/// The origin's own device is made under another name, and written.
+pub(super) fn lost_with_an_origin_under_another_name() {
+    let mut town = town();
+    town.site.disks[OTHER].same_as.set(Some(ORIGIN));
+    town.add(What::Lines).unwrap();
+    let (device, key) = (town.devices[&What::Lines].device(), What::Lines.key());
+    let spec = spec("0 8 snapshot-origin /c", false);
+    town.ask(key, Command::Load { device, spec }).unwrap();
+    town.ask(key, Command::Resume { device }).unwrap();
+    let write = RequestKind::Write { fua: false };
+    let written = town.send(What::Lines, write, 0, model::sector(7777)).unwrap();
+    assert_eq!(*written.result.borrow(), Some(Ok(())));
+    town.strike(&written);
+    town.del(What::Lines, false).unwrap();
+    town.site.disks[OTHER].same_as.set(None);
+    assert!(is_lost(&mut town));
+}
+
+#[test]
+fn a_deleted_snapshot_is_lost_with_another_name_of_its_origins_bytes() {
+    lost_with_another_name();
+    lost_with_an_origin_under_another_name();
 }
 
 /// A message puts the disk into a mirror that runs.

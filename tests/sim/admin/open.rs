@@ -107,7 +107,7 @@ impl Backend for Held {
 pub struct SimOpen {
     pub slot: usize,
     /// The disk that holds its bytes.
-    pub place: String,
+    pub place: Place,
     pub path: String,
     /// Its lasting name; empty if it has none.
     pub name: String,
@@ -133,7 +133,7 @@ impl SimOpen {
     ) -> SimOpen {
         SimOpen {
             slot: usize::MAX,
-            place: own.2.place.on.clone(),
+            place: own.2.place.clone(),
             path: path.to_owned(),
             name: own.2.name.clone(),
             number: own.2.number,
@@ -148,7 +148,7 @@ impl SimOpen {
     }
 
     /// The disk at a place of the machine, as it is now.
-    pub fn of(found: &Slot, slot: usize, place: String, access: Access, hold: Hold) -> SimOpen {
+    pub fn of(found: &Slot, slot: usize, place: Place, access: Access, hold: Hold) -> SimOpen {
         let visible = found.disk.borrow().visible();
         SimOpen {
             slot,
@@ -222,7 +222,7 @@ impl OpenDisk for SimOpen {
     }
 
     fn place(&self) -> Place {
-        Place { on: self.place.clone(), start: 0, end: u64::MAX }
+        self.place.clone()
     }
 
     fn lasting_name(&self) -> String {

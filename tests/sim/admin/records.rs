@@ -10,7 +10,7 @@ use dm_targets::snapshot::journal::{Journal, Journaled};
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 
 use crate::failure::Reason;
-use crate::protocol::{Cow, DeviceState, Which};
+use crate::protocol::{Cow, DeviceState, KnownDisk, Part, Which};
 use crate::rundir::departed::Departure;
 use crate::server::admin::machine::{Losses, Records};
 use crate::server::admin::mutant::{self, Mutant};
@@ -266,13 +266,17 @@ impl Records for Directory {
         Ok(())
     }
 
-    fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {
+    fn departures(&self, disk: &KnownDisk, parts: &[Part]) -> Result<Vec<Departure>, Reason> {
         let shared = Directory::lock(self);
-        let is_of = |left: &&Departure| match left.cow.origin.as_str() {
+        let is_the_same = |left: &Departure| match left.cow.origin.as_str() {
             // A lasting name decides; without one the origin is identified by its number.
-            known if !known.is_empty() && !origin.is_empty() => known == origin,
-            _ => left.origin_number == number,
+            known if !known.is_empty() && !disk.name.is_empty() => known == disk.name,
+            _ => left.origin_number == disk.number,
         };
+        let is_below = |left: &Departure| {
+            left.is_below(disk, parts, true) && !mutant::is(Mutant::DepartedByName)
+        };
+        let is_of = |left: &&Departure| is_the_same(left) || is_below(left);
         Ok(shared.files.departed.values().filter(is_of).cloned().collect())
     }
 

@@ -18,7 +18,7 @@ use super::kernel::Kernel;
 use super::open::Claimant;
 use super::records::{Directory, Files, Shared};
 use crate::failure::Reason;
-use crate::protocol::{KnownDisk, Part};
+use crate::protocol::{KnownDisk, Part, Place};
 use crate::rundir::devices_among;
 use crate::storage::{DiskId, OpenErrorKind};
 use crate::ublk::device::{BLOCK_PATH, is_ours};
@@ -34,6 +34,8 @@ pub struct Slot {
     pub disk: RefCell<Rc<SimDisk>>,
     /// The disk that this is another name of, if any.
     pub same_as: Cell<Option<usize>>,
+    /// Where its bytes begin on the disk that it is another name of.
+    pub start: Cell<u64>,
     /// It is attached.
     pub there: Cell<bool>,
     /// Its lasting name.
@@ -105,6 +107,7 @@ impl Site {
             path: (*path).to_owned(),
             disk: RefCell::new(SimDisk::new(path, DISK, image.clone(), &host, &trace)),
             same_as: Cell::new(None),
+            start: Cell::new(0),
             there: Cell::new(true),
             name: RefCell::new(if named { format!("serial {path}") } else { String::new() }),
             number: Cell::new(number),
@@ -142,9 +145,11 @@ impl Site {
     }
 
     /// The disk that holds the bytes of a disk.
-    pub fn place(&self, disk: usize) -> String {
+    pub fn place(&self, disk: usize) -> Place {
+        let start = self.disks[disk].start.get();
         let disk = self.disks[disk].same_as.get().unwrap_or(disk);
-        format!("disk {disk} {}", self.disks[disk].number.get())
+        let on = format!("disk {disk} {}", self.disks[disk].number.get());
+        Place { on, start, end: u64::MAX }
     }
 
     /// Why a family must not take a disk: a device of another one is made of it.

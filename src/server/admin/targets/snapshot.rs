@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use dm_targets::device::OpenTarget;
+use dm_targets::snapshot::format::StoreId;
 use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::table::Snapshot as Table;
 use dm_targets::table::TargetParams;
@@ -17,7 +18,7 @@ use super::reused_disks::ReusedDisk;
 use super::segments::refresh;
 use super::snapshot_open::{self, Found, NO_ORIGIN, Opening};
 use crate::failure::Reason;
-use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks};
+use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks, Unmade, Which};
 use crate::server::admin::devices::{Deps, LeftOut, no_device};
 use crate::server::admin::foreign_disks::{refuse_foreign_disk, refuse_other_store};
 use crate::server::admin::held::Held;
@@ -67,22 +68,20 @@ impl<M: Machine> Administrator<M> {
             self.refuse_circle_of_snapshot(snapshot, &spec.table.params)?;
         }
         let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, &spec, again)?;
-        check_length(
-            &snapshot.origin,
-            spec.table.len,
-            self.origin_size(origin)?,
-            origin_limits.logical_block_size,
-        )?;
+        let (len, size) = (spec.table.len, self.origin_size(origin)?);
+        check_length(&snapshot.origin, len, size, origin_limits.logical_block_size)?;
         let (cow, mut cow_known) = self.claim_cow(&snapshot.cow, origin, again)?;
+        let unmade = again.and_then(|known| unmade_on(known.get(&snapshot.cow)?));
         let again = again.is_some();
         let merges = matches!(spec.table.params, TargetParams::SnapshotMerge(_));
-        let overwrite = !again && spec.force && !merges;
+        let forced = !again && spec.force && !merges;
+        let overwrite = forced || unmade.is_some_and(|(unmade, _)| unmade.overwrites);
         let persistent = !snapshot.store.is_transient();
         if !again && !overwrite {
             let wanted = persistent.then_some(SignatureKind::SnapshotStore);
             refuse_other(&cow, wanted, "a snapshot")?;
         }
-        let (ownership, known) = self.store_of(&cow, persistent, spec.other_origin)?;
+        let (ownership, known) = self.store_of(&cow, unmade, persistent, spec.other_origin)?;
         if !again {
             self.refuse_store_of_others(&snapshot.cow, &known, &spec)?;
             self.refuse_other_name(&snapshot.cow, &cow_known, &snapshot.origin)?;
@@ -92,9 +91,10 @@ impl<M: Machine> Administrator<M> {
         let (cow_id, cow_limits) = (cow.id(), *cow.limits());
         let opening = Opening {
             table: snapshot.clone(),
-            len: spec.table.len,
+            len,
             overwrite,
             again,
+            unmade: unmade.is_some(),
             allow_invalid: again || spec.allow_invalid,
             lost,
             losses,
@@ -107,14 +107,25 @@ impl<M: Machine> Administrator<M> {
         let (target, found) = self.open_snapshot(cow, opening)?;
         let read_only = spec.options.read_only;
         let params = params_of(snapshot, [&origin_limits, &cow_limits], &found, read_only, merges);
-        let mut deps = Deps::default();
-        deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         cow_known.store = known.store;
-        deps.insert(&snapshot.cow, cow_id, cow_known);
+        cow_known.unmade = found.is_new.then_some(Unmade { overwrites: overwrite });
+        let deps = self.deps_of_snapshot(snapshot, origin, (cow_id, cow_known));
         let note = found.note(snapshot, cow_limits.logical_block_size).filter(|_| !again);
         let spec = self.served_spec(spec, snapshot, found.chunk);
         let cow = persistent.then_some(known);
         Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
+    }
+
+    fn deps_of_snapshot(
+        &self,
+        snapshot: &Table,
+        origin: DiskId,
+        (cow, known): (DiskId, KnownDisk),
+    ) -> Deps {
+        let mut deps = Deps::default();
+        deps.insert(&snapshot.origin, origin, self.origin_known.clone());
+        deps.insert(&snapshot.cow, cow, known);
+        deps
     }
 
     /// The spec of a snapshot that has been opened: with the chunk size of its store.
@@ -139,10 +150,12 @@ impl<M: Machine> Administrator<M> {
     fn store_of(
         &self,
         cow: &M::Open,
+        unmade: Option<(Unmade, StoreId)>,
         persistent: bool,
         adopt: bool,
     ) -> Result<(Ownership, Cow), Reason> {
-        let (store, origin) = (self.machine.new_store_id()?, self.origin_known.name.clone());
+        let store = unmade.map_or_else(|| self.machine.new_store_id(), |(_, store)| Ok(store))?;
+        let origin = self.origin_known.name.clone();
         let known = lost::cow_of(cow, persistent.then_some(store), &origin)?;
         Ok((Ownership { store, origin, adopt }, known))
     }
@@ -237,7 +250,7 @@ impl<M: Machine> Administrator<M> {
         shared: bool,
         open: impl FnOnce(&M::Thread) -> Result<(), Reason> + Send + 'static,
     ) -> Result<(), Reason> {
-        let departures = self.machine.records().departures(&known.name, known.number)?;
+        let departures = self.machine.records().departures(&known, &[])?;
         self.machine.call(move |thread| async move { open(&thread) })??;
         self.restore_departures_of(origin.0, departures)?;
         (self.origin, self.origin_known, self.origin_shared) = (Some(origin), known, shared);
@@ -309,6 +322,16 @@ impl<M: Machine> Administrator<M> {
         self.open_target(move |thread: Rc<M::Thread>| async move {
             snapshot_open::open(&thread, cow, journal, opening, merged).await
         })
+    }
+}
+
+/// A store that was on record before it was made, with its id.
+fn unmade_on(cow: &KnownDisk) -> Option<(Unmade, StoreId)> {
+    match (cow.unmade, cow.store) {
+        (Some(unmade), Which::Id(store)) if !mutant::is(Mutant::UnmadeForgotten) => {
+            Some((unmade, store))
+        }
+        _ => None,
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) const NO_ORIGIN: &str = "the family has no origin";
 pub(super) struct Found {
     pub(super) chunk: ChunkSize,
     pub(super) len: Sectors,
+    /// The store is made when the target is activated.
+    pub(super) is_new: bool,
     /// The store was on the COW already, and is valid.
     continued: Option<Store>,
 }
@@ -50,6 +52,8 @@ pub(super) struct Opening<L> {
     pub(super) overwrite: bool,
     /// Opened by a later server than the one that created it.
     pub(super) again: bool,
+    /// Its store may not be made yet.
+    pub(super) unmade: bool,
     /// An invalid snapshot is accepted.
     pub(super) allow_invalid: bool,
     /// Its store is recorded as lost.
@@ -107,14 +111,15 @@ pub(super) async fn open<T: Thread>(
         let options = opening.merge.as_ref();
         let opened = merge::open(parts, &origin, events, allow_invalid, options);
         let OpenMerge { opened, chunk, len } = opened.await?;
-        return Ok((opened, Found { chunk, len, continued: None }));
+        return Ok((opened, Found { chunk, len, is_new: false, continued: None }));
     }
     let snapshot = Snapshot::open(parts).await?;
-    refuse_unusable(&snapshot, (&table.cow, block_bytes), again, allow_invalid)?;
+    refuse_unusable(&snapshot, (&table.cow, block_bytes), again && !opening.unmade, allow_invalid)?;
+    let is_new = persistent && snapshot.store().is_new();
     let is_continued =
         persistent && !snapshot.store().is_new() && snapshot.health() != Health::Invalid;
     let continued = is_continued.then(|| Store::with(snapshot.exceptions()));
-    let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len(), continued };
+    let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len(), is_new, continued };
     Ok((OpenTarget { target: Target::Snapshot(snapshot), events }, found))
 }
 
@@ -122,10 +127,10 @@ pub(super) async fn open<T: Thread>(
 fn refuse_unusable(
     snapshot: &Snapshot,
     (path, block_bytes): (&str, u32),
-    again: bool,
+    has_store: bool,
     allow_invalid: bool,
 ) -> Result<(), Reason> {
-    if again && snapshot.store().is_new() {
+    if has_store && snapshot.store().is_new() {
         // The dead server had a store: the COW's content now is not this snapshot's.
         return Err(format!("{path}: it no longer holds a snapshot store").into());
     }
