@@ -142,7 +142,7 @@ impl Stack {
             self.under.clear();
             return;
         }
-        self.waits = matches!(step, Do::Write(Lower, _));
+        self.waits = matches!(step, Do::Write(Lower | Top, _));
         self.strike_gone();
         for device in self.left() {
             let found = device.device();

@@ -54,6 +54,8 @@ mod moves;
 mod moves_again;
 mod moves_foreign;
 mod moves_refused;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod named;
 mod not_started;
 mod open;

@@ -41,8 +41,7 @@ impl Files {
         self.lost.is_empty() && self.departed.is_empty()
     }
 
-    /// The machine restarts, and the directory is on a disk: the devices in its files are of
-    /// another boot. Journals match no disk of this boot, and their user discards them.
+    /// The machine restarts, and the directory stays; users discard journals of another boot.
     pub fn reboot(&mut self) {
         self.states.clear();
         self.legs.clear();
