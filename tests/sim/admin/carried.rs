@@ -205,9 +205,7 @@ impl Stack {
                 self.write(Lower, sector);
                 self.write(Top, sector + 1);
             }
-            self.judge(Lower)?;
-            self.judge(Top)?;
-            self.judge(Upper)?;
+            [Lower, Top, Upper].into_iter().try_for_each(|part| self.judge(part))?;
         }
         self.judge_nodes()?;
         let mut all = self.left();
