@@ -98,7 +98,7 @@ impl Stack {
         if self.town.processes.get(KEY).is_some_and(leaves) && !self.town.site.is_dead() {
             self.town.processes.remove(KEY).unwrap().kill();
         }
-        if self.lower.is_some() && !self.town.site.is_dead() {
+        if !self.town.site.is_dead() {
             let used = self.is_in_use(Lower) || self.is_in_use(Top);
             let had = self.upper.is_some();
             self.strike_gone();
