@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::Case;
 use crate::cases::process::Service;
-use crate::disk::{Disk, MIB, is_free, slice};
+use crate::disk::{Disk, MIB, claim, is_free, slice};
 use crate::model::View;
 use crate::runner::scratch;
 use crate::sh::{sh, ublk_dm};
@@ -38,6 +38,12 @@ pub fn cases() -> Vec<Case> {
             bound_s: 90,
             disks: &["n0", "n1"],
             run: |_| sigterm_open(),
+        },
+        Case {
+            name: "leave-sigterm-recovered",
+            bound_s: 90,
+            disks: &["n0", "n1"],
+            run: |_| sigterm_recovered(),
         },
         Case { name: "leave-foreground", bound_s: 90, disks: &["n0", "n1"], run: |_| foreground() },
     ]
@@ -93,6 +99,28 @@ fn one_of_two() {
     Disk::open(&cow).zero(0, 8);
     let again = server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
     drop((top, again));
+    server::del("--all");
+    server::assert_nothing_left("del --all");
+}
+
+/// A server that is ending is waited for: `recover` that says it is done has devices with a server.
+fn sigterm_recovered() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+    let top = server::add(&format!("origin --origin {origin} --name o"));
+    server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
+    let claim = claim(&top).expect("it is not in use");
+    for line in ["recover --all", "recover o s", "recover --all"] {
+        let pid = server::number("o", "/server_pid");
+        sh(&format!("kill -TERM {pid}")).ok();
+        thread::sleep(Duration::from_millis(20));
+        ublk_dm(line).ok();
+        for name in ["o", "s"] {
+            let device = server::device(name);
+            assert!(device["state"] == "live" && device["server_pid"] != pid, "{device}");
+        }
+        Disk::open(&top).zero(0, 64);
+    }
+    drop(claim);
     server::del("--all");
     server::assert_nothing_left("del --all");
 }

@@ -8,13 +8,14 @@ use crate::Case;
 use crate::disk::{Disk, MIB, slice};
 use crate::model::View;
 use crate::runner::scratch;
-use crate::sh::{sh, ublk_dm};
+use crate::sh::{binary, run_args, sh, ublk_dm};
 use crate::{kernel, server};
 
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1"];
     vec![
         Case { name: "lost-by-any-path", bound_s: 120, disks, run: |_| any_path() },
+        Case { name: "lost-other-bytes", bound_s: 120, disks, run: |_| other_bytes() },
         Case { name: "lost-other-store", bound_s: 90, disks, run: |_| other_store() },
     ]
 }
@@ -96,6 +97,45 @@ fn any_path() {
         // The last snapshot departed with its COW, which is gone.
         server::forget_departed();
     }
+}
+
+/// A deleted snapshot of a loop device with an offset is lost by what is written to the file below
+/// it: by a device made of it, and by commands.
+fn other_bytes() {
+    const BLOCK: u64 = 8;
+    let cow = slice("cow", "n1", 0, SIZE);
+    let file = format!("{}/origin", scratch("lost-bytes"));
+    fs::File::create(&file).and_then(|it| it.set_len((SIZE + BLOCK) << 9)).expect("a file");
+    let loops = format!("losetup --find --show --offset {} {file}", BLOCK << 9);
+    let origin = sh(&loops).ok().line();
+    let deleted = || {
+        Disk::open(&cow).zero(0, CHUNK);
+        Disk::open(&server::add(&line(&origin, &cow))).zero(0, 8);
+        server::del("s");
+    };
+    let writes: [&dyn Fn(); 3] = [
+        &|| {
+            let table = format!("0 {SIZE} linear {file} 0");
+            run_args(&binary(), &["create", "l", "--table", &table]).ok();
+            server::del("l");
+        },
+        &|| drop(ublk_dm(&format!("zero --to {file}:4096+4096")).ok()),
+        &|| drop(ublk_dm(&format!("copy --from {cow}:0+4096 --to {file}:8192")).ok()),
+    ];
+    for write in writes {
+        deleted();
+        write();
+        refused(&origin, &cow);
+    }
+    // What is before the origin is none of it.
+    deleted();
+    ublk_dm(&format!("zero --to {file}:0+4096")).ok();
+    server::add(&line(&origin, &cow));
+    server::del("s");
+    detach(&origin);
+    server::forget_lost();
+    server::forget_departed();
+    server::assert_nothing_left("del");
 }
 
 /// Another store under the name of a disk that had a lost store is accepted, and the lost store is
