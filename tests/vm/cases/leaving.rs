@@ -109,11 +109,12 @@ fn sigterm_recovered() {
     let top = server::add(&format!("origin --origin {origin} --name o"));
     server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
     let claim = claim(&top).expect("it is not in use");
-    for line in ["recover --all", "recover o s", "recover --all"] {
+    for wait in [0, 1, 2, 4, 6, 8] {
         let pid = server::number("o", "/server_pid");
         sh(&format!("kill -TERM {pid}")).ok();
-        thread::sleep(Duration::from_millis(20));
-        ublk_dm(line).ok();
+        thread::sleep(Duration::from_millis(wait));
+        ublk_dm(if wait % 4 == 0 { "recover --all" } else { "recover o s" }).ok();
+        thread::sleep(Duration::from_millis(200));
         for name in ["o", "s"] {
             let device = server::device(name);
             assert!(device["state"] == "live" && device["server_pid"] != pid, "{device}");
