@@ -255,6 +255,9 @@ fn recover_family(
     }
     // Devices that another program has deleted are included: the origin's server must know what
     // became of a snapshot.
+    let is_there = |one: &DeviceReport| state.devices.iter().any(|it| it.device() == one.device());
+    let gone: Vec<&DeviceReport> = named.iter().copied().filter(|one| !is_there(one)).collect();
+    let gone = (!gone.is_empty()).then(|| ending::gone(&gone));
     let devices = match all_with_source(state.devices, source) {
         Ok(devices) => devices,
         Err(why) => return why.into(),
@@ -264,7 +267,9 @@ fn recover_family(
     let free = takeover::refuse_waiting(&takeover::disks_of(&devices), &own);
     rundir.remove_socket(key);
     let server = free.and_then(|()| process::start(rundir, key));
-    ask_to_recover(server, &Command::Recover(devices), &names)
+    let mut recovered = ask_to_recover(server, &Command::Recover(devices), &names);
+    recovered.problems.extend(gone);
+    recovered
 }
 
 /// Has a living server take over devices that it has left out; `own`: its devices that carry the

@@ -134,6 +134,12 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         };
         if device.is_unmade() {
+            // A store that is not made yet has lost nothing, and that it has must not be on record
+            // when it is made. If it is made, that record tells.
+            let made = self.look_at(&snapshot.cow)?.store()?.is_some();
+            if let Some(cow) = device.cow.as_ref().filter(|_| !made) {
+                self.machine.records().losses(cow.clone()).forget();
+            }
             return Ok(());
         }
         let target =

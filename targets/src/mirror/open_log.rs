@@ -55,6 +55,10 @@ async fn read_log(
     let its = FoundLog { identity, fresh: log.is_fresh(), doubtful: log.is_doubtful(), stale };
     *found = log.on_disk().then_some(its);
     let mut begun = begun?;
+    // Another program's source may have been any leg, whatever is on record of our own.
+    if log.is_doubtful() && bits.count() < regions && !begun.named {
+        return Err(OpenError::NoSource);
+    }
     if begun.by_log {
         if config.past.is_unknown_to_log(its, identities) {
             // Another source than the first leg must be confirmed by the log.
@@ -81,9 +85,7 @@ async fn read_log(
         bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
         log.change_all();
     }
-    // Another program's source may have been any leg.
-    let doubtful = log.is_doubtful() && bits.count() < regions;
-    if begun.sources.is_none() && (doubtful || stale == LegSet::first(identities.len())) {
+    if begun.sources.is_none() && stale == LegSet::first(identities.len()) {
         return Err(OpenError::NoSource);
     }
     if !fits_regions(&log, &bits, config, name)? {

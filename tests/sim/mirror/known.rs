@@ -221,10 +221,15 @@ pub fn a_log_that_another_program_has_used_names_no_source() {
     let open = |source, initial, images: &[Image]| {
         Fixture::new_or(&Setup { source, initial, ..Setup::small() }, images)
     };
+    let Past::Ended(left) = ended() else { unreachable!() };
     for initial in [InitialSync::NoSync, InitialSync::Sync, InitialSync::FromLog] {
-        let refused = open(None, initial, &marked).err();
-        let Some(OpenError::NoSourceAmong(why)) = refused else { panic!("{refused:?}") };
-        assert!(why.contains("another program"), "{why}");
+        // A record of this boot does not know what the other program has done either.
+        for past in [Past::None, ended(), Past::TakenOver(Some(left.clone()))] {
+            let setup = Setup { initial, past, ..Setup::small() };
+            let refused = Fixture::new_or(&setup, &marked).err();
+            let Some(OpenError::NoSourceAmong(why)) = refused else { panic!("{refused:?}") };
+            assert!(why.contains("another program"), "{why}");
+        }
     }
     for source in [0, 1] {
         let next = open(Some(source), InitialSync::FromLog, &marked).unwrap();

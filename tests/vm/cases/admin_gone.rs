@@ -96,7 +96,9 @@ fn gone_snapshot() {
 fn waits_below() {
     let (origin, cow, leg) =
         (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE), slice("leg", "n2", 0, SIZE));
-    let top = server::add(&format!("origin --origin {origin} --name o"));
+    let line = format!("0 {SIZE} linear {origin} 0");
+    let words = ["create", "o", "--table", &line];
+    let top = crate::sh::run_args(&crate::sh::binary(), &words).ok().line();
     kill("o");
     for line in [
         format!("add mirror --leg {leg} --leg {top} --name m"),

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::Case;
 use crate::cases::process::Service;
-use crate::disk::{Disk, MIB, claim, is_free, slice};
+use crate::disk::{self, Disk, MIB, claim, is_free, slice};
 use crate::model::View;
 use crate::runner::scratch;
-use crate::sh::{sh, ublk_dm};
+use crate::sh::{binary, run_args, sh, ublk_dm};
 use crate::{ioctl, kernel, server};
 
 pub fn cases() -> Vec<Case> {
@@ -123,6 +123,29 @@ fn sigterm_recovered() {
     }
     drop(claim);
     server::del("--all");
+    server::assert_nothing_left("del --all");
+    server::forget_departed();
+    // What the server deletes when it ends is not recovered, and another device of it is.
+    let other = slice("oth", "n0", 2 * SIZE, SIZE);
+    for wait in [0, 3] {
+        for (name, disk, beside) in [("kept", &origin, None), ("gone", &other, Some("kept"))] {
+            let line = format!("0 {SIZE} linear {disk} 0");
+            let beside = beside.into_iter().flat_map(|one| ["--beside", one]);
+            let words = ["create", name, "--table", &line].into_iter().chain(beside);
+            run_args(&binary(), &words.collect::<Vec<_>>()).ok();
+        }
+        let node = server::device("kept")["block_device"].as_str().expect("a path").to_owned();
+        let claim = disk::claim(&node).expect("it is not in use");
+        sh(&format!("kill -TERM {}", server::number("kept", "/server_pid"))).ok();
+        thread::sleep(Duration::from_millis(wait));
+        ublk_dm("recover gone").refused();
+        ublk_dm("recover --all").ok();
+        assert!(server::device("kept")["state"] == "live", "{}", server::device("kept"));
+        drop(claim);
+        server::del("--all");
+    }
+    // A range was made of the snapshot's origin.
+    server::forget_lost();
     server::assert_nothing_left("del --all");
 }
 

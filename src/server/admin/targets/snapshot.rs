@@ -77,7 +77,7 @@ impl<M: Machine> Administrator<M> {
         let forced = !again && spec.force && !merges;
         let overwrite = forced || unmade.is_some_and(|(unmade, _)| unmade.overwrites);
         let persistent = !snapshot.store.is_transient();
-        if !again && !overwrite {
+        if (!again || unmade.is_some()) && !overwrite {
             let wanted = persistent.then_some(SignatureKind::SnapshotStore);
             refuse_other(&cow, wanted, "a snapshot")?;
         }
