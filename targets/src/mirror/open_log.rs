@@ -55,10 +55,7 @@ async fn read_log(
     let its = FoundLog { identity, fresh: log.is_fresh(), doubtful: log.is_doubtful(), stale };
     *found = log.on_disk().then_some(its);
     let mut begun = begun?;
-    // Another program's source may have been any leg, whatever is on record of our own.
-    if log.is_doubtful() && bits.count() < regions && !begun.named {
-        return Err(OpenError::NoSource);
-    }
+    refuse_if_used(&log, bits.count() < regions, begun.named)?;
     if begun.by_log {
         if config.past.is_unknown_to_log(its, identities) {
             // Another source than the first leg must be confirmed by the log.
@@ -95,6 +92,15 @@ async fn read_log(
     let unflushed = begun.sources.is_some() && !begun.named && (!begun.unequal || lags);
     let first = begun.unequal && !lags && config.past.is_in_first_recovery(identities);
     Ok(Known { log, identity, bits, stale, begun, first, unflushed })
+}
+
+/// Refuses a log that another program has used and that has regions out of sync: its source may have
+/// been any leg, whatever is on record of our own.
+fn refuse_if_used(log: &Log, is_marked: bool, is_named: bool) -> Result<(), OpenError> {
+    match log.is_doubtful() && is_marked && !is_named {
+        true => Err(OpenError::NoSource),
+        false => Ok(()),
+    }
 }
 
 /// Whether the bits of a log are about regions of the mirror's size.
