@@ -94,8 +94,8 @@ async fn read_log(
     Ok(Known { log, identity, bits, stale, begun, first, unflushed })
 }
 
-/// Refuses a log that another program has used and that has regions out of sync: its source may have
-/// been any leg, whatever is on record of our own.
+/// Refuses a log that another program has used and that has regions out of sync: its source may
+/// have been any leg, whatever is on record of our own.
 fn refuse_if_used(log: &Log, is_marked: bool, is_named: bool) -> Result<(), OpenError> {
     match log.is_doubtful() && is_marked && !is_named {
         true => Err(OpenError::NoSource),
