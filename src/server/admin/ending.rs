@@ -151,8 +151,8 @@ impl<M: Machine> Administrator<M> {
         }
         ids.iter().try_for_each(|id| self.refuse_carrier(*id, ids, "delete that first"))?;
         let mut ids = ids.to_vec();
-        origins_first(&mut ids, |id| self.is_origin(id));
         self.sort_top_down(&mut ids);
+        origins_first(&mut ids, |id| self.is_origin(id));
         let (mut failed, mut saved, mut notes) = (Vec::new(), Ok(()), Vec::new());
         for id in &ids {
             match self.del_left_out(*id, force) {

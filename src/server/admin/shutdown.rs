@@ -30,10 +30,11 @@ impl<M: Machine> Administrator<M> {
     pub fn shut_down(&mut self) -> Result<(), Reason> {
         let mut stays = Vec::new();
         let mut ids: Vec<u32> = self.devices.keys().copied().collect();
+        self.sort_top_down(&mut ids);
+        // Nothing stands on an origin's device, however high its snapshots are.
         if !mutant::is(Mutant::SnapshotBeforeOrigin) {
             origins_first(&mut ids, |id| self.is_origin(id));
         }
-        self.sort_top_down(&mut ids);
         for id in ids {
             let beside_origin =
                 stays.iter().any(|(other, _)| self.is_origin(*other)) || self.has_waiting_origin();

@@ -123,7 +123,7 @@ fn sigterm_recovered() {
     }
     drop(claim);
     server::del("--all");
-    server::assert_nothing_left("del --all");
+    server::assert_nothing_left("the recoveries");
     server::forget_departed();
     // What the server deletes when it ends is not recovered, and another device of it is.
     let other = slice("oth", "n0", 2 * SIZE, SIZE);
