@@ -70,7 +70,10 @@ impl<M: Machine> Administrator<M> {
         name: Option<&str>,
         again: Option<&KnownDisks>,
     ) -> Result<NewDevice<M>, Reason> {
-        if self.has_others_than_lower(&spec.table.params, name) || self.origin.is_some() {
+        // One that exists was judged when it got its table; others may be open before it now.
+        let is_beside =
+            || self.has_others_than_lower(&spec.table.params, name) || self.origin.is_some();
+        if again.is_none() && is_beside() {
             return Err(format!(
                 "{}: in use by another device of this server; if both have --shared, each mirror \
                  gets a server of its own",
@@ -180,7 +183,10 @@ impl<M: Machine> Administrator<M> {
                 Some(kept) if kept.disk.limits().read_only => {
                     return Err(format!("{}: it is write-protected", leg.device).into());
                 }
-                Some(kept) => kept,
+                Some(kept) => {
+                    self.refuse_kept_leg(&leg.device, &kept.disk, over)?;
+                    kept
+                }
                 None => {
                     let id = self.machine.disk_at(&leg.device);
                     let ours = legs.iter().any(|other| Some(other.id()) == id);
@@ -191,6 +197,10 @@ impl<M: Machine> Administrator<M> {
                     let sharing = if ours { Sharing::Always } else { sharing };
                     let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
                     let (disk, with_others) = opened?;
+                    if again.is_none() && !spec.force {
+                        let (known, all) = (self.known_disk(&disk), (Sector(0), disk.size()));
+                        self.refuse_awaited(&leg.device, disk.id(), &known, all)?;
+                    }
                     if over.is_some() && !matches!(sharing, Sharing::IfBusy | Sharing::BesideIfBusy)
                     {
                         self.refuse_second_name(&leg.device, &disk)?;

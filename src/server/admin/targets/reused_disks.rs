@@ -194,6 +194,19 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
+    /// Refuses a leg that the device `over` has already, if others of this server have it as well:
+    /// a mirror's leg is its own.
+    pub(super) fn refuse_kept_leg(
+        &self,
+        path: &str,
+        disk: &M::Open,
+        over: Option<Replaced>,
+    ) -> Result<(), Reason> {
+        let (known, all) = (self.known_disk(disk), (Sector(0), disk.size()));
+        self.refuse_overlap(path, disk.id(), all, over.map(|over| over.device))?;
+        self.refuse_awaited(path, disk.id(), &known, all)
+    }
+
     /// Refuses a device in a server that has a mirror, unless one of the two stands on devices of
     /// the server.
     pub(super) fn refuse_beside_mirror(&self, table: &TargetParams) -> Result<(), Reason> {

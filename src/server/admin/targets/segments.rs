@@ -73,7 +73,7 @@ impl<M: Machine> Administrator<M> {
         if again.is_none() {
             self.refuse_circle_of(&spec.table.params, over)?;
         }
-        if over.is_none() {
+        if over.is_none() && again.is_none() {
             self.refuse_beside_mirror(&spec.table.params)?;
         }
         let Disks { disks, of_line, deps } = self.open_lines(&lines, &spec, again, over)?;
