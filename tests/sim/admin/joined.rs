@@ -161,6 +161,53 @@ fn one_mirror() {
     stack.judge(Lower).unwrap();
 }
 
+/// A mirror, and an origin that another device of its server has got since: the next server has
+/// both, whichever it opens first.
+#[test]
+fn a_mirror_beside_an_origin() {
+    let mut stack = stack(LOWER[2]);
+    let other = add(&mut stack, "0 8 linear /o 0").unwrap();
+    let load = Command::Load { device: other, spec: spec("0 8 snapshot-origin /o") };
+    stack.ask(load).unwrap();
+    stack.ask(Command::Resume { device: other }).unwrap();
+    for _ in 0..2 {
+        stack.act(Do::Kill).unwrap();
+        stack.act(Do::Recover).unwrap();
+        stack.act(Do::Write(Lower, 3)).unwrap();
+        stack.judge(Lower).unwrap();
+    }
+}
+
+/// A mirror that replaces a range keeps no disk of which another device has a range.
+#[test]
+fn a_leg_is_of_one_device() {
+    let mut stack = stack(LOWER[3]);
+    let leg = add(&mut stack, "0 4 linear /b 0").unwrap();
+    let under = stack.under["/under-a"];
+    stack.act(Do::Del(Lower, false)).unwrap();
+    stack.ask(Command::Del { devices: vec![under], force: false }).unwrap();
+    let first = add(&mut stack, "0 4 linear /a 0").unwrap();
+    add(&mut stack, "0 4 linear /a 4").unwrap();
+    let line = format!("0 4 mirror core 1 2 2 /a 0 {} 0", path(leg));
+    stack.ask(Command::Load { device: first, spec: spec(&line) }).unwrap();
+    refused(&mut stack, Command::Resume { device: first }, "in use by");
+}
+
+/// The COW of a snapshot that is left out does not become a leg.
+#[test]
+fn what_waits_is_no_leg() {
+    let mut stack = stack(LOWER[1]);
+    stack.act(Do::Add(super::carried_stack::Upper)).unwrap();
+    let leg = add(&mut stack, "0 8 linear /b 0").unwrap();
+    for step in [Do::Kill, Do::Attach(DISK, false)] {
+        stack.act(step).unwrap();
+    }
+    drop(stack.act(Do::Recover));
+    let why = add(&mut stack, &format!("0 8 mirror core 1 2 2 /c0 0 {} 0", path(leg)));
+    let why = why.unwrap_err();
+    assert!(why.contains("recover"), "{why}");
+}
+
 /// A server that takes over with another device at the number has nothing on that.
 fn another_device_at_the_number() {
     for line in over_devices() {
