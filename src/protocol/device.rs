@@ -214,6 +214,26 @@ impl DeviceSpec {
     }
 }
 
+#[cfg(test)]
+impl DeviceState {
+    /// A device for tests, of which nothing is recorded but its table.
+    pub fn of_line(id: u32, name: &str, line: &str) -> DeviceState {
+        DeviceState {
+            id,
+            cookie: 7,
+            name: name.to_owned(),
+            disks: Vec::new(),
+            spec: DeviceSpec::of_line(line),
+            suspended: false,
+            loaded: None,
+            cow: None,
+            lost: false,
+            known: KnownDisks::default(),
+            coming: Vec::new(),
+        }
+    }
+}
+
 /// A table, serialized as its lines.
 mod table_line {
     use dm_targets::table::Table;

@@ -129,7 +129,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::protocol::{DeviceSpec, KnownDisks, Place};
+    use crate::protocol::Place;
 
     const ID: DiskId = DiskId::Block { major: 8, minor: 0 };
 
@@ -139,13 +139,8 @@ mod tests {
     }
 
     fn device(line: &str, disks: &[(&str, &str)]) -> DeviceState {
-        let known: KnownDisks =
-            disks.iter().map(|(word, on)| ((*word).to_owned(), known(on))).collect();
-        let (cow, loaded, name) = (None, None, "s".to_owned());
-        let (id, cookie, suspended, lost) = (3, 9, false, false);
-        let spec = DeviceSpec::of_line(line);
-        let (disks, coming) = (vec![(8, 0)], Vec::new());
-        DeviceState { id, cookie, name, disks, spec, suspended, loaded, cow, lost, known, coming }
+        let known = disks.iter().map(|(word, on)| ((*word).to_owned(), known(on))).collect();
+        DeviceState { disks: vec![(8, 0)], known, ..DeviceState::of_line(3, "s", line) }
     }
 
     #[test]

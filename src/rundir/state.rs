@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_file_with_a_disk_without_a_claim_has_a_version_of_its_own() {
-        use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
+        use crate::protocol::{DeviceSpec, KnownDisk};
         let version = |device: &DeviceState| {
             let state = State::new("b1".to_owned(), vec![device.clone()]);
             let bytes = serde_json::to_vec(&state).unwrap();
@@ -192,19 +192,7 @@ mod tests {
             assert_eq!(read.devices, std::slice::from_ref(device));
             state.version
         };
-        let mut device = DeviceState {
-            id: 1,
-            cookie: 2,
-            name: "l".to_owned(),
-            disks: Vec::new(),
-            spec: DeviceSpec::of_line("0 8 linear /a 0"),
-            suspended: false,
-            loaded: None,
-            cow: None,
-            lost: false,
-            known: KnownDisks::default(),
-            coming: Vec::new(),
-        };
+        let mut device = DeviceState::of_line(1, "l", "0 8 linear /a 0");
         assert_eq!(version(&device), VERSION);
         let spec = DeviceSpec { unclaimed: true, ..device.spec.clone() };
         device.loaded = Some(spec);

@@ -184,24 +184,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::protocol::{KnownDisks, OnServerDeath};
+    use crate::protocol::OnServerDeath;
 
     fn state_of(name: &str, line: &str) -> DeviceState {
-        let mut spec = DeviceSpec::of_line(line);
-        spec.options.read_only = true;
-        DeviceState {
-            id: 1_048_575,
-            cookie: 0,
-            name: name.to_owned(),
-            disks: Vec::new(),
-            spec,
-            suspended: false,
-            loaded: None,
-            cow: None,
-            lost: false,
-            known: KnownDisks::default(),
-            coming: Vec::new(),
-        }
+        let mut device = DeviceState::of_line(1_048_575, name, line);
+        device.spec.options.read_only = true;
+        device
     }
 
     #[test]

@@ -59,22 +59,10 @@ fn key_with_lower<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{DeviceRef, DeviceSpec, KnownDisk, KnownDisks};
+    use crate::protocol::{DeviceRef, KnownDisk};
 
     fn device(id: u32, line: &str) -> DeviceState {
-        DeviceState {
-            id,
-            cookie: 7,
-            name: format!("d{id}"),
-            disks: Vec::new(),
-            spec: DeviceSpec::of_line(line),
-            suspended: false,
-            loaded: None,
-            cow: None,
-            lost: false,
-            known: KnownDisks::default(),
-            coming: Vec::new(),
-        }
+        DeviceState::of_line(id, &format!("d{id}"), line)
     }
 
     #[test]

@@ -1,23 +1,12 @@
 //! Tests of the search for a family among the state files.
 
 use super::*;
-use crate::protocol::{DeviceSpec, KnownDisks};
+use crate::protocol::DeviceSpec;
 
 fn mirror(name: &str, legs: [u32; 2], disks: &[u32]) -> DeviceState {
     let line = format!("0 64 mirror core 1 16 2 /d/{} 0 /d/{} 0", legs[0], legs[1]);
-    DeviceState {
-        id: 0,
-        cookie: 1,
-        name: name.to_owned(),
-        disks: disks.iter().map(|minor| (7, *minor)).collect(),
-        spec: DeviceSpec::of_line(&line),
-        suspended: false,
-        loaded: None,
-        cow: None,
-        lost: false,
-        known: KnownDisks::default(),
-        coming: Vec::new(),
-    }
+    let disks = disks.iter().map(|minor| (7, *minor)).collect();
+    DeviceState { disks, ..DeviceState::of_line(0, name, &line) }
 }
 
 fn state(devices: Vec<DeviceState>) -> Option<State> {

@@ -75,7 +75,7 @@ impl<M: Machine> Administrator<M> {
         let id = self.machine.disk_at(path).ok_or_else(|| fail(OpenErrorKind::Missing))?;
         // What the kernel's claim is for other disks.
         let user = self.devices.values().find(|entry| entry.deps.has(id));
-        if let (Some(entry), Claim::Exclusive) = (user, claim) {
+        if let (Some(entry), Claim::Exclusive | Claim::Beside) = (user, claim) {
             let by = Some(format!("in use by /dev/ublkb{} ({})", entry.info.id, entry.name));
             return Err(fail(OpenErrorKind::Busy { by }));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::admin::kill;
 use super::fio::verify;
-use super::stacks::{SIZE, assert_one_server};
+use super::stacks::{SIZE, assert_one_server, killed_while_written};
 use crate::Case;
 use crate::disk::{Buf, Disk, completed, node, slice};
 use crate::model::View;
@@ -116,26 +116,7 @@ fn killed(seed: u64) {
     let line = format!("snapshot --origin m --cow {cow} --chunk-size 16k --name s");
     let snap = server::add(&line);
     assert_one_server(&["l0", "l1", "m", "s"]);
-    let disk = Disk::open(&device);
-    for round in 0..4_u64 {
-        let end = thread::scope(|scope| {
-            let writer = scope.spawn(|| {
-                for at in 0..40 {
-                    let sector = (seed + round * 977 + at * 389) % (SIZE - 16) / 8 * 8;
-                    view.write(&disk, sector, 8);
-                }
-            });
-            thread::sleep(Duration::from_millis(30));
-            kill("m");
-            ublk_dm("recover --all").ok();
-            writer.join()
-        });
-        end.expect("a writer that waits for the next server");
-        assert_one_server(&["l0", "l1", "m", "s"]);
-        view.verify(&disk);
-        frozen.verify(&Disk::open(&snap));
-    }
-    drop(disk);
+    killed_while_written((&device, &view), (&snap, &frozen), seed, &["l0", "l1", "m", "s"]);
     ublk_dm("upgrade m").ok();
     view.verify(&Disk::open(&device));
     ublk_dm("del s").ok();

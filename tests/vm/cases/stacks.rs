@@ -107,15 +107,15 @@ fn fio(seed: u64) {
     }
 }
 
-/// The server dies again and again while the device and its snapshot are written.
-fn killed(seed: u64) {
-    let lower = lower(true);
-    let cow = slice("cow", "n2", 0, 2 * SIZE);
-    let (view, frozen) = (View::new("devi", SIZE), View::new("devi", SIZE));
-    view.fill(&Disk::open(&lower.path));
-    frozen.put(view.cells(0, SIZE));
-    let snap = snapshot(&lower, &cow, "s");
-    let disk = Disk::open(&lower.path);
+/// The server of a device that is written dies, and is followed by another one, several times: the
+/// device has what was written, and its snapshot what it had. All of these are in one server.
+pub fn killed_while_written(
+    (device, view): (&str, &View),
+    (snap, frozen): (&str, &View),
+    seed: u64,
+    together: &[&str],
+) {
+    let disk = Disk::open(device);
     for round in 0..4_u64 {
         let end = thread::scope(|scope| {
             let writer = scope.spawn(|| {
@@ -130,11 +130,21 @@ fn killed(seed: u64) {
             writer.join()
         });
         end.expect("a writer that waits for the next server");
-        assert_one_server(&["m", "s"]);
+        assert_one_server(together);
         view.verify(&disk);
-        frozen.verify(&Disk::open(&snap));
+        frozen.verify(&Disk::open(snap));
     }
-    drop(disk);
+}
+
+/// The server dies again and again while the device and its snapshot are written.
+fn killed(seed: u64) {
+    let lower = lower(true);
+    let cow = slice("cow", "n2", 0, 2 * SIZE);
+    let (view, frozen) = (View::new("devi", SIZE), View::new("devi", SIZE));
+    view.fill(&Disk::open(&lower.path));
+    frozen.put(view.cells(0, SIZE));
+    let snap = snapshot(&lower, &cow, "s");
+    killed_while_written((&lower.path, &view), (&snap, &frozen), seed, &["m", "s"]);
     ublk_dm("del s").ok();
     server::del("m");
     server::assert_nothing_left("del");
