@@ -9,8 +9,8 @@ use super::process::Process;
 use super::town::{Town, What};
 use crate::protocol::{Command, DeviceSpec, DeviceState, Reply};
 
-const SNAP: What = What::Snap(0);
-const O: What = What::Origin;
+pub(super) const SNAP: What = What::Snap(0);
+pub(super) const O: What = What::Origin;
 pub(super) const ERROR: &str = "0 8 error";
 pub(super) const OWN: &str = "0 8 snapshot /o /c0 P 2";
 
@@ -25,7 +25,7 @@ pub(super) fn exchange(town: &mut Town, what: What, lines: &str) -> Result<(), S
     town.resume(what)
 }
 
-fn town() -> Town {
+pub(super) fn town() -> Town {
     let mut town = Town::new(1, true);
     town.add(O).unwrap();
     town.add(SNAP).unwrap();
@@ -34,7 +34,7 @@ fn town() -> Town {
     town
 }
 
-fn again(town: &mut Town) -> Result<(), String> {
+pub(super) fn again(town: &mut Town) -> Result<(), String> {
     town.kill("o");
     town.recover()
 }
@@ -70,7 +70,7 @@ fn an_origins_table_is_replaced_when_it_has_no_snapshots() {
 /// Something that a user does.
 type Step<'a> = &'a dyn Fn(&mut Town) -> Result<(), String>;
 
-fn has_own(town: &Town) -> Result<bool, String> {
+pub(super) fn has_own(town: &Town) -> Result<bool, String> {
     let is_snapshot =
         |one: &DeviceState| matches!(one.spec.table.params, TargetParams::Snapshot(_));
     Ok(town.state("o")?.iter().any(is_snapshot))
@@ -288,56 +288,6 @@ fn an_origin_is_not_put_over_the_range_of_a_device_that_waits() {
     assert!(why.contains("/a:") && why.contains("recover"), "{why}");
 }
 
-/// A snapshot's table with an empty COW replaces another one, and the server ends at a change, and
-/// the next one at its own. Returns how many changes there were.
-fn with_a_new_store(first: Option<u64>, second: Option<u64>) -> Result<u64, String> {
-    let mut town = town();
-    exchange(&mut town, SNAP, ERROR)?;
-    let changes = |town: &Town| town.site.shared.lock().unwrap().changes;
-    let before = changes(&town);
-    let crash_at = |town: &Town, at: Option<u64>| {
-        let now = changes(town);
-        town.site.shared.lock().unwrap().crash_at = at.map(|at| now + at);
-    };
-    crash_at(&town, first);
-    let put = exchange(&mut town, SNAP, "0 8 snapshot /o /c1 P 2");
-    if !town.site.is_dead() {
-        put?;
-        return Ok(changes(&town) - before);
-    }
-    town.crash(false);
-    crash_at(&town, second);
-    let recovered = town.recover();
-    if town.site.is_dead() {
-        town.crash(false);
-        town.recover()?;
-    } else {
-        recovered?;
-        crash_at(&town, None);
-    }
-    if has_own(&town)? && !matches!(town.read(SNAP), Some(Ok(_))) {
-        return Err(format!("the snapshot is not there: {:?}", town.read(SNAP)));
-    }
-    Ok(changes(&town) - before)
-}
-
-fn a_store_that_was_on_record_is_made_by_the_next_server() {
-    let changes = with_a_new_store(None, None).unwrap();
-    for first in 1..=changes {
-        let more = with_a_new_store(Some(first), None);
-        let more = more.unwrap_or_else(|why| panic!("change {first}: {why}"));
-        for second in 1..=more.saturating_sub(first) {
-            let judged = with_a_new_store(Some(first), Some(second));
-            judged.unwrap_or_else(|why| panic!("changes {first} and {second}: {why}"));
-        }
-    }
-}
-
-#[test]
-fn a_new_store_survives_an_end_of_the_server_at_any_moment() {
-    a_store_that_was_on_record_is_made_by_the_next_server();
-}
-
 #[cfg(feature = "mutants")]
 #[test]
 fn broken_rules_of_exchanges_are_noticed() {
@@ -349,7 +299,7 @@ fn broken_rules_of_exchanges_are_noticed() {
         Mutant::LeftOutBesideExchange => a_left_out_snapshot_is_lost_with_its_origins_change(),
         Mutant::RangesUntold => what_has_left_a_disk_is_lost_with_ranges_of_it(),
         Mutant::DepartedByName => super::left_disks::lost_with_another_name(),
-        Mutant::UnmadeForgotten => a_store_that_was_on_record_is_made_by_the_next_server(),
+        Mutant::UnmadeForgotten => super::unmade::is_made_by_the_next_server(),
         Mutant::RangesUnseen => no_snapshot_is_taken_beside_a_range_without_a_claim(),
         Mutant::SnapshotsLeft => an_origin_with_snapshots_keeps_its_table(),
         Mutant::ReplacedNotRecorded => a_snapshot_that_was_replaced_has_left_its_origin(),

@@ -193,6 +193,27 @@ fn a_leg_is_of_one_device() {
     refused(&mut stack, Command::Resume { device: first }, "in use by");
 }
 
+/// SIGTERM while an origin's device is in use: its snapshot waits with it, though it stands on a
+/// device of the server and the origin's does not.
+#[test]
+fn a_snapshot_on_a_device_waits_with_its_origin() {
+    let mut stack = stack(LOWER[1]);
+    let origin = add(&mut stack, "0 8 linear /o 0").unwrap();
+    stack.ask(Command::Load { device: origin, spec: spec("0 8 snapshot-origin /o") }).unwrap();
+    stack.ask(Command::Resume { device: origin }).unwrap();
+    let cow = add(&mut stack, "0 24 linear /c0 0").unwrap();
+    let snapshot = add(&mut stack, &format!("0 8 snapshot /o {} P 2", path(cow))).unwrap();
+    let kernel = stack.town.site.clone();
+    kernel.kernel.borrow_mut().devices.get_mut(&origin.id).unwrap().in_use = true;
+    let kind = RequestKind::Write { fua: true };
+    stack.io(snapshot, kind, 1, model::sector(7)).unwrap().unwrap();
+    stack.act(Do::Terminate).unwrap();
+    stack.act(Do::Recover).unwrap();
+    stack.io(origin, kind, 1, model::sector(8)).unwrap().unwrap();
+    let read = stack.io(snapshot, RequestKind::Read, 1, vec![0; 512]).unwrap().unwrap();
+    assert_eq!(read, [7]);
+}
+
 /// The COW of a snapshot that is left out does not become a leg.
 #[test]
 fn what_waits_is_no_leg() {

@@ -79,6 +79,7 @@ mod thread;
 mod told;
 mod town;
 mod undone;
+mod unmade;
 mod unmerged;
 mod unreadable;
 mod upgrade;
