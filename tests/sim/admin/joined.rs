@@ -138,7 +138,9 @@ fn what_cannot_be_a_disk() {
         let load = Command::Load { device, spec: spec(&format!("0 8 linear {} 0", path(other))) };
         assert!(stack.ask(load).is_err(), "{device:?} over {other:?}");
     }
-    // A snapshot of a device that is a disk, or of one on which a snapshot's COW stands.
+    let origin = spec(&format!("0 8 snapshot-origin {}", path(lower)));
+    refused(&mut stack, Command::Load { device: lower, spec: origin }, "made of itself");
+    // A snapshot of a device that is a disk of another one.
     let why = add(&mut stack, &format!("0 8 snapshot {} /c1 P 2", path(under))).unwrap_err();
     assert!(why.contains("stands on linear0"), "{why}");
     end(stack);
