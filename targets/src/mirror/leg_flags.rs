@@ -97,8 +97,8 @@ impl LegFlags {
     pub fn sign(header: &mut [u8; HEADER_BYTES]) {
         let flags = Record::read(header).map_or(0, |record| record.flags);
         let signs = flags != 0 && cfg!(target_endian = "little");
-        let version = header[Self::VERSION].to_vec();
-        if ![OLD_VERSION, VERSION].iter().any(|known| version == known.to_le_bytes()) {
+        let is_ours = |version: &u32| header[Self::VERSION] == version.to_le_bytes();
+        if ![OLD_VERSION, VERSION].iter().any(is_ours) {
             return;
         }
         let version = if signs { OLD_VERSION } else { VERSION };
