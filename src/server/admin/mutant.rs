@@ -120,6 +120,8 @@ pub enum Mutant {
     LeftOutBesideExchange,
     /// Ranges write to a disk, and its deleted snapshots count as valid.
     RangesUntold,
+    /// A device grows over the origin of a deleted snapshot, which counts as valid.
+    GrowthUntold,
     /// Only the origin itself tells what has left it, not another name of its bytes.
     #[cfg(all(test, feature = "mutants"))]
     DepartedByName,

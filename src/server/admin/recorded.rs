@@ -72,17 +72,22 @@ impl<M: Machine> Administrator<M> {
 
     /// What a device grows by on disks that are not claimed must be no other family's, which is
     /// looked at while the run directory is locked. No other family takes a part of them until the
-    /// new length is on record: a mirror copies to its new regions before.
+    /// new length is on record: a mirror copies to its new regions before. A snapshot that was
+    /// deleted, and whose origin is there, is lost.
     pub(super) fn announce_growth(&mut self, id: u32, len: Sectors) -> Result<(), Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let unclaimed = entry.deps.disks().filter(|(.., known)| known.unclaimed);
         let unclaimed: Vec<_> = unclaimed.map(|(.., known)| known.clone()).collect();
-        if unclaimed.is_empty() || mutant::is(Mutant::GrownIntoPart) {
-            return Ok(());
-        }
         let (deps, mut spec) = (entry.deps.clone(), entry.spec.clone());
         spec.table.len = len;
         let _directory = self.machine.records().lock()?;
+        // What has left the disks where the device has not been yet is written past from now on.
+        if !mutant::is(Mutant::GrowthUntold) {
+            self.lose_departures_on(&deps, &spec)?;
+        }
+        if unclaimed.is_empty() || mutant::is(Mutant::GrownIntoPart) {
+            return Ok(());
+        }
         self.refuse_claimed(&deps, &spec, Unread::Refused)?;
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.leaving = unclaimed;

@@ -298,6 +298,7 @@ fn broken_rules_of_exchanges_are_noticed() {
         Mutant::LateStillLeft => super::between::a_store_that_is_marked_late_has_not_left(),
         Mutant::LeftOutBesideExchange => a_left_out_snapshot_is_lost_with_its_origins_change(),
         Mutant::RangesUntold => what_has_left_a_disk_is_lost_with_ranges_of_it(),
+        Mutant::GrowthUntold => super::left_disks::lost_with_growth(),
         Mutant::DepartedByName => super::left_disks::lost_with_another_name(),
         Mutant::UnmadeForgotten => super::unmade::is_made_by_the_next_server(),
         Mutant::RangesUnseen => no_snapshot_is_taken_beside_a_range_without_a_claim(),

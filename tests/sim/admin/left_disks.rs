@@ -89,6 +89,35 @@ pub(super) fn lost_with_another_name() {
     }
 }
 
+/// A device that ends where the origin begins grows over it.
+pub(super) fn lost_with_growth() {
+    for (line, sectors, lost) in [
+        ("0 4 linear /c 0", 4, false),
+        ("0 4 linear /c 0", 5, true),
+        ("0 4 mirror core 1 2 2 /a 0 /c 0", 8, true),
+    ] {
+        let mut town = Town::new(1, true);
+        town.site.disks[ORIGIN].start.set(4 * 512);
+        town.add(SNAP).unwrap();
+        town.del(SNAP, false).unwrap();
+        town.site.disks[OTHER].same_as.set(Some(ORIGIN));
+        let process = Process::start(&town.site, "other").unwrap();
+        town.processes.insert("other", process);
+        let add = Command::Add { name: None, id: None, spec: spec(line, false) };
+        let Reply::Added { device, .. } = town.ask("other", add).unwrap() else { panic!() };
+        let bytes = Some(sectors * 512);
+        town.ask("other", Command::Resize { device, bytes }).unwrap();
+        town.ask("other", Command::Del { devices: vec![device], force: false }).unwrap();
+        town.site.disks[OTHER].same_as.set(None);
+        assert_eq!(is_lost(&mut town), lost, "{line}, {sectors}");
+    }
+}
+
+#[test]
+fn a_deleted_snapshot_is_lost_when_a_device_grows_over_its_origin() {
+    lost_with_growth();
+}
+
 /// The origin's own device is made under another name, and written.
 pub(super) fn lost_with_an_origin_under_another_name() {
     let mut town = town();

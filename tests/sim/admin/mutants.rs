@@ -15,11 +15,12 @@ impl Mutant {
     ];
 
     /// Those of snapshots and origins whose tables are exchanged.
-    pub const OF_EXCHANGES: [Mutant; 11] = [
+    pub const OF_EXCHANGES: [Mutant; 12] = [
         Mutant::LateNotPutBack,
         Mutant::LateStillLeft,
         Mutant::LeftOutBesideExchange,
         Mutant::RangesUntold,
+        Mutant::GrowthUntold,
         Mutant::DepartedByName,
         Mutant::RangesUnseen,
         Mutant::UnmadeForgotten,
