@@ -205,6 +205,7 @@ pub enum Verb {
         device: String,
         /// Return immediately if the event counter differs from EVENT_NR
         /// [default: the current counter]
+        #[arg(value_parser = super::wait::event_number)]
         event_nr: Option<u32>,
         /// Wait until all regions of a mirror are in sync, with a progress bar on a terminal
         #[arg(long, conflicts_with = "event_nr")]

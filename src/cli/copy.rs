@@ -51,6 +51,24 @@ fn split(word: &str) -> Result<(&str, Option<u64>, Option<u64>), Failure> {
     }
 }
 
+/// Checks what a word has of a range; `of_source`: its length is that of the source.
+fn check_words(
+    word: &str,
+    of_source: bool,
+    start: Option<u64>,
+    own_len: Option<u64>,
+) -> Result<(), Failure> {
+    let what = match (of_source, start, own_len) {
+        (true, _, Some(_)) => "the length is that of the source; only a start can be given here",
+        (false, Some(_), None) => {
+            "a start without a length; DEV:START+LEN is a part of the disk, DEV all of it"
+        }
+        (_, _, Some(0)) => "the range is empty: its length is 0",
+        _ => return Ok(()),
+    };
+    Err(wrong(format!("{word}: {what}")))
+}
+
 /// Opens a range. If the word has no length, it is `len`, or else the rest of the disk.
 ///
 /// `claimed` are the disks that this command already holds: several ranges may be on one disk.
@@ -63,14 +81,7 @@ fn open(
 ) -> Result<Range, Failure> {
     let (path, start, own_len) = split(word)?;
     let id = std::fs::metadata(path).ok().and_then(|metadata| DiskId::of(&metadata));
-    if len.is_some() && own_len.is_some() {
-        return Err(wrong(format!(
-            "{word}: the length is that of the source; only a start can be given here"
-        )));
-    }
-    if own_len == Some(0) {
-        return Err(wrong(format!("{word}: the range is empty: its length is 0")));
-    }
+    check_words(word, len.is_some(), start, own_len)?;
     let ours = id.is_some_and(|id| claimed.contains(&id));
     let claim =
         if force || ours || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
@@ -93,13 +104,6 @@ fn open(
     let start = Sector(start.unwrap_or(0) / SECTOR_BYTES);
     let left = disk.size_sectors.saturating_sub(start.0);
     let count = len.map(|len| len.0).or(own_len.map(|bytes| bytes / SECTOR_BYTES)).unwrap_or(left);
-    if count == 0 {
-        return Err(Failure::from(format!(
-            "{word}: the range is empty: it begins at sector {start}, and the disk ends at sector \
-             {}",
-            disk.size_sectors
-        )));
-    }
     if count > left {
         return Err(Failure::from(format!(
             "{word}: {count} sectors from sector {start} do not fit on a disk of {} sectors",

@@ -14,6 +14,7 @@
 //! Rule kept here: what was looked at without the lock is looked at again under it. One lock is
 //! held at a time, so that no command waits for two families.
 
+mod carrier;
 mod lower;
 
 use std::hash::Hasher;
@@ -23,12 +24,14 @@ use dm_targets::hash::NumberHasher;
 use dm_targets::mirror::table::Mirror;
 use dm_targets::table::{FamilyKey, Table, TargetParams};
 
+pub(super) use self::carrier::refuse_apart;
+use self::carrier::{can_leave, key_with_carrier};
 use self::lower::{key_of_device, key_of_lower};
 use super::gone::exists;
 use crate::failure::Failure;
 use crate::protocol::DeviceState;
 use crate::rundir::{FamilyLock, RunDir, Server, State, family_key};
-use crate::storage::{DiskId, ublk_number};
+use crate::storage::DiskId;
 
 /// How the names of families begin that are made of ranges.
 const LINES: &str = "linear-";
@@ -104,7 +107,6 @@ fn find(
     disk: DiskId,
 ) -> Result<(String, Option<DeviceState>), Failure> {
     let moves = can_leave(&wanted.table.params);
-    let carrier = if moves { None } else { ublk_number(disk) };
     let keys = rundir.keys()?;
     let states: Vec<_> =
         keys.iter().map(|key| (key.as_str(), rundir.state(key).ok().flatten())).collect();
@@ -126,11 +128,9 @@ fn find(
             return Ok((key.to_owned(), None));
         }
     }
-    if let Some(key) = carrier.and_then(|id| key_of_carrier(&states, base, id)) {
-        let lives = matches!(rundir.server(key), Some(Server { connection: Some(_), .. }));
-        if lives {
-            return Ok((key.to_owned(), None));
-        }
+    let carried = if moves { None } else { key_with_carrier(rundir, &states, base, disk)? };
+    if let Some(key) = carried {
+        return Ok((key, None));
     }
     let joins = |state: &State| !wanted.in_part || takes_another(state, wanted.table);
     let key = match moves {
@@ -190,34 +190,6 @@ fn key_with_lines<'a, E>(
     other.map(|(key, _)| *key)
 }
 
-/// The family of the ublk device with this number, if that device is to carry the origin of a new
-/// one: a mirror, or a device made of ranges, and no other device of its family carries one.
-///
-/// An origin keeps to the way in which it began: if its devices have a server of their own, which
-/// has opened the device like any disk, that server gets the new one.
-fn key_of_carrier<'a>(states: &[(&'a str, Option<State>)], base: &str, id: u32) -> Option<&'a str> {
-    use TargetParams::{Linear, Mirror, Segments};
-    let is_it = |device: &DeviceState| {
-        let can_carry = matches!(device.spec.table.params, Mirror(_) | Linear(_) | Segments(_));
-        device.id == id && can_carry && !device.spec.options.read_only
-    };
-    let devices = |state: &Option<State>| {
-        state.iter().flat_map(|state| state.devices.clone()).collect::<Vec<_>>()
-    };
-    let has_devices = |key: &str| {
-        let own = states.iter().find(|(other, _)| *other == key);
-        own.is_some_and(|(_, state)| !devices(state).is_empty())
-    };
-    if has_devices(base) {
-        return None;
-    }
-    let (key, state) = states.iter().find(|(_, state)| devices(state).iter().any(is_it))?;
-    let devices = devices(state);
-    let carrier = devices.iter().find(|device| is_it(device))?.device();
-    let carried: Vec<_> = devices.iter().filter_map(DeviceState::carrier).collect();
-    carried.iter().all(|other| *other == carrier).then_some(*key)
-}
-
 /// The device that an earlier run of the command made: the same name over the same disks. A
 /// mirror's legs may have been replaced since, all but one at a time; its family is still that of
 /// its first leg.
@@ -251,20 +223,6 @@ fn own_among<'a>(
     };
     let (key, own) = devices.find(is_own)?;
     Some((key, own.clone()))
-}
-
-/// Whether a device with this table can leave the disk that its family is named after.
-fn can_leave(params: &TargetParams) -> bool {
-    match params {
-        TargetParams::Snapshot(_)
-        | TargetParams::SnapshotMerge(_)
-        | TargetParams::SnapshotOrigin { .. } => false,
-        TargetParams::Mirror(_)
-        | TargetParams::Linear(_)
-        | TargetParams::Error
-        | TargetParams::Zero
-        | TargetParams::Segments(_) => true,
-    }
 }
 
 /// The family that such a device over a disk joins, or the name of a new family.

@@ -202,7 +202,9 @@ struct Shown<'a> {
     last: Option<MergeObject>,
     printed: Option<Instant>,
     /// Why the merge rests, as the user was told last.
-    said: &'static str,
+    rests: &'static str,
+    /// The user knows of that.
+    said: bool,
 }
 
 impl Shown<'_> {
@@ -257,12 +259,15 @@ impl Shown<'_> {
         } else if merge.paused == Some(true) {
             ("paused", format!("`ublk-dm merge {name} --resume`"))
         } else {
-            self.said = "";
+            self.rests = "";
             return;
         };
-        if self.said != why {
+        // The server suspends the device for a moment itself, to put another table in place.
+        if self.rests != why {
+            (self.rests, self.said) = (why, false);
+        } else if !self.said {
             log::warn!("{name}: the merge is {why}; {what} continues it");
-            self.said = why;
+            self.said = true;
         }
     }
 
@@ -292,7 +297,15 @@ fn wait(
     interrupted: &AtomicBool,
 ) -> Result<(), Failure> {
     let name = &origin.name;
-    let mut shown = Shown { device: origin, json, bar: None, last: None, printed: None, said: "" };
+    let mut shown = Shown {
+        device: origin,
+        json,
+        bar: None,
+        last: None,
+        printed: None,
+        rests: "",
+        said: false,
+    };
     let mut unserved: Option<Instant> = None;
     loop {
         let (key, device) = report_of(rundir, origin)?;

@@ -141,5 +141,9 @@ fn load(word: &str, lines: &[String], options: &cli::Loaded) -> Result<(), Failu
     if notable::load(word, &spec)? {
         return Ok(());
     }
+    let rundir = client::open_rundir()?;
+    for device in client::select(&rundir, &[word.to_owned()])? {
+        family::refuse_apart(&rundir, device.device(), &spec.table)?;
+    }
     ask(word, |device| Command::Load { device, spec }).map(drop)
 }

@@ -211,7 +211,10 @@ pub(super) fn features(json: bool) -> Result<(), Failure> {
         let has = if bits & feature.flag != 0 { "yes" } else { "no" };
         print(&format!("{:<24} {has:<4} {:<6} {}", feature.name, feature.since, feature.purpose))?;
     }
-    Ok(())
+    match ublk::unknown_features(bits) {
+        0 => Ok(()),
+        unknown => print(&format!("{unknown:<#24x} yes  bits that this version does not know")),
+    }
 }
 
 #[cfg(test)]

@@ -234,7 +234,11 @@ fn try_one(rundir: &RunDir, family: &Chosen, done: &mut Done) -> Result<(), Reas
             done.result = UPGRADED;
             done.problems.extend(running.problems);
         }
-        Outcome::Unchanged(why) => return Err(why.ending("; the old server goes on")),
+        Outcome::Unchanged(why) => {
+            let lives = matches!(rundir.server(key), Some(Server { lives: true, .. }));
+            let old = if lives { "; the old server goes on" } else { "; the old server has ended" };
+            return Err(why.ending(old));
+        }
         Outcome::RolledBack(why) => {
             done.result = ROLLED_BACK;
             done.problems.push(why.context(and_back));

@@ -8,16 +8,34 @@ use dm_targets::units::Sectors;
 use super::client::{ask, must_answer, open_rundir, other_answer, select};
 use super::terminal::{print, progress_bar};
 use crate::failure::Failure;
-use crate::protocol::{Command, Reply};
+use crate::protocol::{Command, LegObject, Reply};
 
 /// How often a recovery is polled: the bar moves, and the load on the server is negligible.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Reads an event counter.
+pub(super) fn event_number(word: &str) -> Result<u32, String> {
+    word.parse().map_err(|_| format!("an event counter is a number up to {}", u32::MAX))
+}
 
 /// Waits for the next event.
 pub(super) fn event(word: &str, events: Option<u32>) -> Result<(), Failure> {
     match ask(word, |device| Command::Wait { device, events })? {
         Reply::Events(count) => print(&count.to_string()),
         _ => Err(other_answer()),
+    }
+}
+
+/// What keeps a mirror from getting in sync: no region is, as long as one of its legs has failed.
+fn failed_legs(legs: &[LegObject]) -> String {
+    let failed: Vec<&str> =
+        legs.iter().filter(|leg| leg.health == Some('D')).map(|leg| leg.path.as_str()).collect();
+    match failed.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; failed: {}: replace or remove it (`message replace`, `message remove-leg`)",
+            failed.join(", ")
+        ),
     }
 }
 
@@ -53,7 +71,8 @@ pub(super) fn in_sync(word: &str) -> Result<(), Failure> {
             bar.abandon();
             let left = regions - in_sync;
             return Err(format!(
-                "{word}: recovery has ended and {left} of {regions} regions are not in sync"
+                "{word}: recovery has ended and {left} of {regions} regions are not in sync{}",
+                failed_legs(&mirror.legs)
             )
             .into());
         }

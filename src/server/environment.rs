@@ -25,6 +25,11 @@ use crate::sys::{descriptors, limits, scheduling};
 const OOM_SCORE: &str = "-1000";
 const OOM_FILE: &str = "/proc/self/oom_score_adj";
 
+/// The name by which tools show the process: that of a server which an upgrade has started would be
+/// that of a link.
+const NAME: &str = "ublk-dm";
+const NAME_FILE: &str = "/proc/self/comm";
+
 /// Closes the descriptors that the caller has left open, when a server process starts.
 pub fn close_inherited() {
     descriptors::close_inherited();
@@ -48,6 +53,7 @@ pub(super) fn prepare(foreground: bool) -> Vec<String> {
     umask(Mode::from_raw_mode(0o077));
     note("chdir to /", std::env::set_current_dir("/"));
     note("PR_SET_IO_FLUSHER", configure_io_flusher_behavior(true).map_err(Into::into));
+    note(NAME_FILE, fs::write(NAME_FILE, NAME));
     note(OOM_FILE, protect_from_oom(foreground));
     note("mlockall", lock_memory());
     descriptors::raise_limit();

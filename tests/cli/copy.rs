@@ -105,10 +105,10 @@ fn a_range_within_a_block_is_wrong_usage() {
     fs::write(&to, vec![0x11; 1 << 20]).expect("a destination");
     let [from, to] = [&from, &to].map(|path| path.to_str().expect("ASCII"));
     for args in [
-        &["copy", "--from", &format!("{from}:100"), "--to", to][..],
+        &["copy", "--from", &format!("{from}:100+512"), "--to", to][..],
         &["copy", "--from", &format!("{from}:0+700"), "--to", to],
         &["copy", "--from", from, "--to", &format!("{to}:511")],
-        &["zero", "--to", &format!("{to}:513")],
+        &["zero", "--to", &format!("{to}:513+512")],
         &["zero", "--to", &format!("{to}:512+1000")],
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
@@ -130,13 +130,12 @@ fn an_empty_range_is_wrong_usage() {
     fs::write(&to, vec![0x11; 1 << 20]).expect("a destination");
     let [from, to] = [&from, &to].map(|path| path.to_str().expect("ASCII"));
     let empty = "the range is empty: its length is 0";
-    let past = "the range is empty: it begins at sector 2048, and the disk ends at sector 2048";
     for (args, code, words) in [
         (&["copy", "--from", &format!("{from}:0+0"), "--to", to][..], 2, empty),
         (&["copy", "--from", &format!("{from}:4KiB+0"), "--to", to], 2, empty),
         (&["zero", "--to", &format!("{to}:0+0")], 2, empty),
-        (&["copy", "--from", &format!("{from}:1MiB"), "--to", to], 1, past),
-        (&["zero", "--to", &format!("{to}:1MiB")], 1, past),
+        (&["copy", "--from", &format!("{from}:1MiB+512"), "--to", to], 1, "do not fit"),
+        (&["zero", "--to", &format!("{to}:1MiB+512")], 1, "do not fit"),
         (&["zero", "--to", &format!("{to}:1020KiB+8KiB")], 1, "do not fit"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
@@ -180,14 +179,14 @@ fn a_disk_is_written_after_its_deleted_snapshots_are_lost() {
     };
     let [disk, cow] = [&disk, &cow].map(|path| path.to_str().expect("ASCII"));
     let [first, last] =
-        [("0", "+512KiB"), ("1020KiB", "")].map(|(at, len)| format!("{disk}:{at}{len}"));
+        [("0", "+512KiB"), ("1020KiB", "+4KiB")].map(|(at, len)| format!("{disk}:{at}{len}"));
     for (args, is_lost) in [
         (&["zero", "--to", &first][..], false),
         (&["copy", "--from", &format!("{cow}:0+4KiB"), "--to", disk], false),
         (&["copy", "--from", disk, "--to", cow], false),
         (&["zero", "--to", &last], true),
         (&["zero", "--force", "--to", &last], true),
-        (&["copy", "--from", &format!("{cow}:0+4KiB"), "--to", &last], true),
+        (&["copy", "--from", &format!("{cow}:0+4KiB"), "--to", &format!("{disk}:1020KiB")], true),
     ] {
         fs::write(&departed, content.to_string()).expect("a record");
         let (code, said) = run(args);
@@ -204,4 +203,26 @@ fn a_disk_is_written_after_its_deleted_snapshots_are_lost() {
     let (code, said) = run(&["zero", "--force", "--to", disk]);
     assert!(code == Some(1) && said.contains("cow-1.departed: damaged"), "{said}");
     assert!(fs::read(disk).expect("a disk") == before, "it is written");
+}
+
+/// Without its length a range is not all of the rest of the disk.
+#[test]
+fn a_start_without_a_length_is_wrong_usage() {
+    let dir = TempDir::new().expect("a directory");
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::write(&from, vec![0x5a; 1 << 20]).expect("a source");
+    fs::write(&to, vec![0x11; 1 << 20]).expect("a destination");
+    let (from, to) = (from.display(), to.display());
+    for line in [
+        format!("zero --to {to}:4096"),
+        format!("zero --to {to}:0"),
+        format!("copy --from {from}:4096 --to {to}"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
+        let output = command.args(line.split(' ')).output().expect("the program starts");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{line}: {stderr}");
+        assert!(stderr.contains("a start without a length"), "{line}: {stderr}");
+        assert!(fs::read(format!("{to}")).expect("a destination") == vec![0x11; 1 << 20]);
+    }
 }

@@ -96,8 +96,8 @@ impl<M: Machine> Administrator<M> {
             Command::Del { devices, .. } => devices.iter().map(|device| device.id).collect(),
             Command::Merge { device, .. } => {
                 return self.on_carrier(device.id).map_or(Ok(()), |carrier| {
-                    let what = "a snapshot of a device of its own server is not merged into it";
-                    Err(format!("/dev/ublkb{}: {what} (/dev/ublkb{})", device.id, carrier).into())
+                    let name = self.name_of(device.id)?;
+                    Err(format!("{name}: not merged: {}", into_carrier(carrier)).into())
                 });
             }
             _ => return Ok(()),
@@ -171,11 +171,7 @@ impl<M: Machine> Administrator<M> {
         path: &str,
         again: Option<&KnownDisks>,
     ) -> Result<(), Reason> {
-        if self.carrier_at(path, again)?.is_none() {
-            return Ok(());
-        }
-        let what = "a snapshot of a device of its own server is not merged into it";
-        Err(format!("{path}: {what}").into())
+        self.carrier_at(path, again)?.map_or(Ok(()), |carrier| Err(into_carrier(carrier.id).into()))
     }
 
     /// Refuses a deleted snapshot of another device. A device that was deleted and made again is
@@ -360,6 +356,14 @@ impl<M: Machine> Administrator<M> {
         let carrier = self.carrier().filter(|carrier| self.devices.contains_key(&carrier.id));
         carrier.is_some_and(|carrier| self.machine.not_in_use(carrier.id).is_err())
     }
+}
+
+/// Why a snapshot is not merged into the device that carries its origin.
+fn into_carrier(carrier: u32) -> String {
+    format!(
+        "its origin /dev/ublkb{carrier} is a mirror, or made of ranges, in the same server, and \
+         this version merges into disks only"
+    )
 }
 
 /// Whether a device with such a table can carry an origin.

@@ -74,7 +74,8 @@ impl<M: Machine> Administrator<M> {
         let fail = |kind| OpenError { path: path.into(), kind };
         let id = self.machine.disk_at(path).ok_or_else(|| fail(OpenErrorKind::Missing))?;
         // What the kernel's claim is for other disks.
-        let user = self.devices.values().find(|entry| entry.deps.has(id));
+        let mut users = self.devices.values().filter(|entry| entry.deps.has(id));
+        let user = users.find(|entry| Some(entry.info.id) != self.replaced);
         if let (Some(entry), Claim::Exclusive | Claim::Beside) = (user, claim) {
             let by = Some(format!("in use by /dev/ublkb{} ({})", entry.info.id, entry.name));
             return Err(fail(OpenErrorKind::Busy { by }));

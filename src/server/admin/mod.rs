@@ -75,6 +75,7 @@ impl<M: Machine> Administrator<M> {
         if !matches!(command, Command::RecoverLeftOut { .. }) {
             self.notice_stolen();
         }
+        self.refuse_left_out(&command)?;
         self.refuse_on_carrier(&command)?;
         match command {
             Command::Add { name, id, spec } => self.add(name, id, spec),

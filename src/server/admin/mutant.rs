@@ -139,6 +139,8 @@ pub enum Mutant {
     LiveLegsMoved,
     /// A device that carries an origin is taken over, and snapshots that are not count as valid.
     CarrierStartedFirst,
+    /// A mirror that was closed for another one still has its devices.
+    ClosedStillUser,
     /// The suspended state of a device is not recorded.
     SuspendNotRecorded,
     /// A device is recorded in the state file only after it has been started.

@@ -7,17 +7,30 @@
 //! to start it. It is not removed: a snapshot that left its origin for that would be lost, and an
 //! origin's other devices would have to end.
 
-use super::devices::{Device, ranges_of};
+use super::devices::{Device, LeftOut, ranges_of};
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{DeviceState, Problem};
+use crate::protocol::{Command, DeviceState, Problem};
 use crate::ublk::device::{no_longer_waits, replaced};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
 
 impl<M: Machine> Administrator<M> {
+    /// Refuses a command on a device that this server has left out, except for those that end it
+    /// or take it over.
+    pub(super) fn refuse_left_out(&self, command: &Command) -> Result<(), Reason> {
+        if matches!(command, Command::RecoverLeftOut { .. } | Command::Del { .. }) {
+            return Ok(());
+        }
+        let left = command.devices().iter().find_map(|device| self.left_out.get(&device.id));
+        left.map_or(Ok(()), |LeftOut { device: DeviceState { name, .. }, .. }| {
+            let hint = format!("`ublk-dm recover {name}` gives it one");
+            Err(format!("{name}: it waits for a server; {hint}").into())
+        })
+    }
+
     /// Starts a dead server's device and adds it to this server's devices, started or not, in its
     /// earlier state: suspended, or with an inactive table.
     pub(super) fn start_again(

@@ -69,6 +69,9 @@ pub struct Administrator<M: Machine> {
     pub(super) keep_files: bool,
     /// Acknowledged writes were lost with a device; the log has the details.
     pub(super) lost_at_end: bool,
+    /// The device whose mirror was closed for another one that is being opened: what it has of this
+    /// server's devices is free for that one.
+    pub(super) replaced: Option<u32>,
     /// An origin's device was added, into which a merge was deferred.
     pub(super) activation: Option<Activation>,
     /// The device that the last command added.
@@ -104,6 +107,7 @@ impl<M: Machine> Administrator<M> {
             on_record: RefCell::new(None),
             keep_files: false,
             lost_at_end: false,
+            replaced: None,
             activation: None,
             unconfirmed: None,
             undone_later: Vec::new(),

@@ -317,12 +317,14 @@ impl<M: Machine> Administrator<M> {
         let closed = closed.as_ref().filter(|_| again.is_none());
         let whose = Whose { name: Some(&name), closed };
         let before = self.unfinished.len();
-        let prepared =
-            self.open_mirror(&mirror, spec, whose, past, again, None).inspect_err(|_| {
-                for one in self.unfinished.iter_mut().skip(before) {
-                    (one.errand.id, one.errand.verb) = (Some(id), "resume");
-                }
-            })?;
+        self.replaced = Some(id).filter(|_| !mutant::is(Mutant::ClosedStillUser));
+        let prepared = self.open_mirror(&mirror, spec, whose, past, again, None);
+        self.replaced = None;
+        let prepared = prepared.inspect_err(|_| {
+            for one in self.unfinished.iter_mut().skip(before) {
+                (one.errand.id, one.errand.verb) = (Some(id), "resume");
+            }
+        })?;
         let NewDevice { target, deps, spec, params, .. } = prepared;
         self.check_fits(id, &params).map_err(|why| why.context("the table"))?;
         let new = Recorded::New { force };

@@ -289,7 +289,6 @@ fn ranges_of_a_device_are_other_devices() {
     assert_eq!(read, [8]);
 }
 
-/// A leg is replaced by a device, and the mirror lives on.
 #[test]
 fn a_device_replaces_a_leg() {
     let mut stack = stack(LOWER[2]);
@@ -312,6 +311,37 @@ fn a_device_replaces_a_leg() {
     stack.act(Do::Kill).unwrap();
     stack.act(Do::Recover).unwrap();
     stack.judge(Lower).unwrap();
+}
+
+/// A mirror replaces one on the same devices; one that cannot be used leaves it in place.
+fn a_mirror_is_replaced() {
+    let mut stack = stack(LOWER[2]);
+    let device = stack.device(Lower).unwrap();
+    let [a, b] = ["/under-a", "/under-b"].map(|word| path(stack.under[word]));
+    for (line, why) in [
+        (format!("0 8 mirror core 1 4 2 {a} 0 {b} 0 1 handle_errors"), None),
+        // The disk below one of them.
+        (format!("0 8 mirror core 1 2 2 /a 0 {b} 0"), Some("in use")),
+        (format!("0 8 mirror core 1 2 2 {a} 0 {b} 0 1 handle_errors"), None),
+    ] {
+        stack.ask(Command::Load { device, spec: spec(&line) }).unwrap();
+        let resumed = stack.ask(Command::Resume { device });
+        match (resumed, why) {
+            (Ok(_), None) => {}
+            (Err(found), Some(why)) if found.contains(why) && found.contains("still in place") => {}
+            (other, _) => panic!("{line}: {other:?}"),
+        }
+        stack.act(Do::Write(Lower, 3)).unwrap();
+        stack.judge(Lower).unwrap();
+    }
+    stack.act(Do::Kill).unwrap();
+    stack.act(Do::Recover).unwrap();
+    end(stack);
+}
+
+#[test]
+fn a_mirror_over_devices_is_replaced_by_another_one() {
+    a_mirror_is_replaced();
 }
 
 #[test]
@@ -344,13 +374,14 @@ fn nobody_else_writes_to_a_lower_device() {
 #[test]
 fn every_mutant_of_lower_devices_is_killed() {
     use crate::server::admin::mutant::{self, Mutant};
-    let all: [fn(); 6] = [
+    let all: [fn(); 7] = [
         ends_after_what_stands_on_it,
         what_a_suspended_device_holds_is_not_awaited,
         what_cannot_be_a_disk,
         one_mirror,
         another_device_at_the_number,
         nodes,
+        a_mirror_is_replaced,
     ];
     for mutant in [
         Mutant::JoinedEnds,
@@ -359,6 +390,7 @@ fn every_mutant_of_lower_devices_is_killed() {
         Mutant::JoinedByNumber,
         Mutant::JoinedWritable,
         Mutant::HeldAwaited,
+        Mutant::ClosedStillUser,
     ] {
         mutant::set(Some(mutant));
         let noticed = all.iter().any(|check| std::panic::catch_unwind(check).is_err());

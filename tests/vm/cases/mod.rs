@@ -65,6 +65,7 @@ mod resize;
 mod scale;
 mod scenarios;
 mod shared;
+mod stack_apart;
 mod stack_joined;
 mod stack_named;
 mod stack_tables;
@@ -128,6 +129,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     whose::cases,
     reattached::cases,
     claims::cases,
+    stack_apart::cases,
     stack_named::cases,
     shared::cases,
     scenarios::cases,

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::disks::check_range;
 use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identity, number_of};
 use super::own_legs::NewLeg;
@@ -108,6 +109,8 @@ impl<M: Machine> Administrator<M> {
         self.refuse_own_disk(id, &disk, leg, place)?;
         let below = device::params(&[disk.limits()], true, Sectors(0), false, None);
         self.check_fits(id, &below).map_err(|why| why.context(&leg.device))?;
+        let len = self.devices.get(&id).ok_or_else(|| no_device(id))?.spec.table.len;
+        check_range(&disk, leg.offset, len)?;
         if !self.is_disk_of_leg(id, &disk, leg, place) {
             self.refuse_other_content(id, &disk, leg)?;
         }
