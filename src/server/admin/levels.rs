@@ -8,6 +8,7 @@
 
 use super::carried::without_carrier;
 use super::devices::Device;
+use super::held_below::refuse_held_below;
 use super::joined::height;
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
@@ -62,9 +63,10 @@ impl<M: Machine> Administrator<M> {
         together: bool,
     ) -> Result<Recovery<M>, Reason> {
         let silent = Silent::among(&self.machine, devices.iter());
+        let all = devices.clone();
         let mut recovery = Recovery::default();
         for level in levels(devices) {
-            if let Err(why) = self.serve_all(level, together, &silent, &mut recovery) {
+            if let Err(why) = self.serve_all(level, together, (&silent, &all), &mut recovery) {
                 self.give_back(recovery.served);
                 return Err(why);
             }
@@ -82,12 +84,13 @@ impl<M: Machine> Administrator<M> {
         &mut self,
         devices: Vec<DeviceState>,
         together: bool,
-        silent: &Silent,
+        (silent, all): (&Silent, &[DeviceState]),
         recovery: &mut Recovery<M>,
     ) -> Result<(), Reason> {
         let mut ready = Vec::new();
         for device in devices {
             let answers = silent.refuse(&device).and_then(|()| recovery.refuse_left(self, &device));
+            let answers = answers.and_then(|()| refuse_held_below(&device, all));
             match answers.and_then(|()| self.make_ready(&device)) {
                 Ok(prepared) => ready.push((prepared, device)),
                 Err(why) if together => return Err(not_recovered(&device, why).why),

@@ -15,6 +15,7 @@ mod foreign_disks;
 mod given_back;
 mod handover;
 pub mod held;
+mod held_below;
 mod joined;
 mod keeping;
 mod kernel;

@@ -139,6 +139,8 @@ pub enum Mutant {
     LiveLegsMoved,
     /// A device that carries an origin is taken over, and snapshots that are not count as valid.
     CarrierStartedFirst,
+    /// What can change an origin is taken over while a suspended device holds its snapshot's COW.
+    HeldCowLost,
     /// A mirror that was closed for another one still has its devices.
     ClosedStillUser,
     /// The suspended state of a device is not recorded.

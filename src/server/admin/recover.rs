@@ -16,6 +16,7 @@ use dm_targets::target::Target;
 use super::carried::without_carrier;
 use super::deferred::{self, Begun};
 use super::devices::{Device, LeftOut, is_persistent_snapshot};
+use super::held_below::refuse_held_below;
 use super::joined::height;
 use super::levels::{Recovery, not_recovered, now_invalid, served_state};
 use super::machine::{Machine, Records, Thread};
@@ -209,9 +210,10 @@ impl<M: Machine> Administrator<M> {
             .map(|left_out| &left_out.device)
             .collect();
         let silent = Silent::among(&self.machine, wanted.iter().copied());
+        let all = self.all_states();
         let (mut reply, mut problems) = (Vec::new(), Vec::new());
         for device in wanted {
-            match silent.refuse(device) {
+            match silent.refuse(device).and_then(|()| refuse_held_below(device, &all)) {
                 Ok(()) => reply.push(device.id),
                 Err(why) => problems.push(not_recovered(device, why)),
             }

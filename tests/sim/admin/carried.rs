@@ -3,7 +3,7 @@
 
 use dm_targets::request::RequestKind;
 
-use super::carried_stack::{COW, Do, KEY, Known, Lower, Part, Stack, Top, Upper};
+use super::carried_stack::{COW, Do, KEY, Known, Lower, Part, Stack, Top, UNDER_COW, Upper};
 use super::kernel::Device;
 use super::process::Process;
 use crate::protocol::{Command, DeviceRef, DeviceState};
@@ -43,6 +43,14 @@ impl Stack {
             Do::Resume(part) => {
                 let device = self.device(part).ok_or("not there")?;
                 self.ask(Command::Resume { device }).map(drop)
+            }
+            Do::Hold(held) => {
+                let device = *self.under.get(UNDER_COW).ok_or("not there")?;
+                self.ask(match held {
+                    true => Command::Suspend { device, noflush: false },
+                    false => Command::Resume { device },
+                })
+                .map(drop)
             }
             Do::Use(part, in_use) => {
                 self.set_use(part, in_use);
@@ -180,6 +188,9 @@ impl Stack {
         }
         let recovered = self.recover();
         self.town.say(|| format!("end: recover: {recovered:?}"));
+        if recovered.is_err() && self.act(Do::Hold(false)).is_ok() {
+            drop(self.act(Do::Recover));
+        }
         let is_other = |device: &DeviceState| {
             self.under_word(device).is_none() || self.is_dead(device.device())
         };

@@ -76,6 +76,19 @@ fn stories_of_origins() -> Vec<Vec<Do>> {
     ]
 }
 
+/// The device of the COW is suspended when the server dies: the device and its snapshot wait until
+/// it is resumed, and neither loses anything.
+fn stories_of_held_cows() -> Vec<Vec<Do>> {
+    use Do::*;
+    let begun = [Add(Lower), Write(Lower, 0), Add(Upper), Write(Lower, 3), Hold(true)];
+    let of = |rest: &[Do]| begun.iter().chain(rest).copied().collect::<Vec<_>>();
+    vec![
+        of(&[Kill, Recover, Kill, Recover, Hold(false), Recover, Write(Lower, 4)]),
+        of(&[Write(Lower, 5), Kill, Recover, Recover, Hold(false), Recover, Write(Lower, 6)]),
+        of(&[Kill, Recover, Hold(false), Kill, Recover, Write(Lower, 4), Write(Upper, 1)]),
+    ]
+}
+
 /// What is lived: the lower device's table, the word of the COW, and the story.
 fn lives() -> Vec<(&'static str, &'static str, Vec<Do>)> {
     let of = |lines: &[&'static str], cow: &'static str, stories: fn() -> Vec<Vec<Do>>| {
@@ -87,6 +100,7 @@ fn lives() -> Vec<(&'static str, &'static str, Vec<Do>)> {
         of(&LOWER[..3], "/c0", stories_of_origins),
         of(&LOWER[1..3], UNDER_COW, stories),
         of(&LOWER[1..2], UNDER_COW, stories_of_origins),
+        of(&LOWER[1..3], UNDER_COW, stories_of_held_cows),
     ]
     .concat()
 }
@@ -155,6 +169,7 @@ fn every_mutant_of_carried_origins_is_killed() {
         Mutant::CarrierByNumber,
         Mutant::NotCarriedAgain,
         Mutant::CarrierStartedFirst,
+        Mutant::HeldCowLost,
     ] {
         mutant::set(Some(mutant));
         let refused = std::panic::catch_unwind(super::carried_refused::all);

@@ -65,6 +65,8 @@ pub(super) enum Do {
     Flush(Part),
     Suspend(Part),
     Resume(Part),
+    /// The device of the COW is suspended, or resumed.
+    Hold(bool),
     Use(Part, bool),
     Attach(usize, bool),
     Kill,

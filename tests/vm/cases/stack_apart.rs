@@ -1,5 +1,6 @@
 //! A snapshot of a device is served by that device's server or not at all: another server would not
-//! see what the device's users write (I5).
+//! see what the device's users write (I5). And one whose COW cannot be opened for a moment is not
+//! lost by that (I9).
 
 use std::fs;
 
@@ -18,6 +19,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "stack-apart-range", bound_s: 60, disks, run: |_| apart(false) },
         Case { name: "stack-apart-mirror", bound_s: 60, disks, run: |_| apart(true) },
         Case { name: "stack-apart-loaded", bound_s: 60, disks, run: |_| loaded() },
+        Case { name: "stack-held-cow", bound_s: 60, disks, run: |_| held_cow() },
         Case { name: "stack-apart-killed", bound_s: 240, disks, run: |_| killed() },
     ]
 }
@@ -117,6 +119,38 @@ fn killed() {
     kill("m");
     ublk_dm("recover m").ok();
     server::del("m");
+    server::forget_lost();
+    server::assert_nothing_left("del");
+}
+
+/// The device below the COW is suspended when the server dies, twice.
+fn held_cow() {
+    let lower = lower(false);
+    let view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&lower.path));
+    let cow = slice("cow", "n2", 0, 2 * MIB);
+    let line = format!("0 {} linear {cow} 0", 2 * MIB);
+    run_args(&binary(), &["create", "cw", "--table", &line, "--beside", "m"]).ok();
+    let snapshot = server::add(&format!("snapshot --origin {} --cow cw --name s", lower.path));
+    assert_one_server(&["m", "cw", "s"]);
+    let changed = View::new("orig", SIZE);
+    changed.put(view.cells(0, SIZE));
+    changed.write(&Disk::open(&lower.path), 8, 16);
+    ublk_dm("suspend cw").ok();
+    for _ in 0..2 {
+        kill("cw");
+        let recovered = ublk_dm("recover --all");
+        assert_failed(&recovered, &[&["m: not recovered", "cw"], &["s: not recovered", "m"]]);
+        assert!(recovered.stderr.contains("`ublk-dm resume cw`"), "{}", recovered.stderr);
+        assert_failed(&ublk_dm("recover m"), &[&["m: not recovered", "cw"]]);
+        assert_failed(&ublk_dm("resume m"), &[&["m: it waits for a server"]]);
+    }
+    ublk_dm("resume cw").ok();
+    ublk_dm("recover --all").ok();
+    changed.verify(&Disk::open(&lower.path));
+    changed.write(&Disk::open(&lower.path), 64, 16);
+    view.verify(&Disk::open(&snapshot));
+    ublk_dm("del s m cw").ok();
     server::forget_lost();
     server::assert_nothing_left("del");
 }
