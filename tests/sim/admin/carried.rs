@@ -44,14 +44,7 @@ impl Stack {
                 let device = self.device(part).ok_or("not there")?;
                 self.ask(Command::Resume { device }).map(drop)
             }
-            Do::Hold(held) => {
-                let device = *self.under.get(UNDER_COW).ok_or("not there")?;
-                self.ask(match held {
-                    true => Command::Suspend { device, noflush: false },
-                    false => Command::Resume { device },
-                })
-                .map(drop)
-            }
+            Do::Hold(held) => self.hold(held),
             Do::Use(part, in_use) => {
                 self.set_use(part, in_use);
                 Ok(())
@@ -98,6 +91,23 @@ impl Stack {
             known.owed = false;
         }
         deleted
+    }
+
+    /// Suspends or resumes the device of the COW.
+    fn hold(&mut self, held: bool) -> Result<(), String> {
+        let device = *self.under.get(UNDER_COW).ok_or("not there")?;
+        let command = match held {
+            true => Command::Suspend { device, noflush: false },
+            false => Command::Resume { device },
+        };
+        self.ask(command).map(drop)
+    }
+
+    /// What a suspended device has kept from being taken over is taken over.
+    fn let_go_on(&mut self, recovered: &Result<(), String>) {
+        if recovered.is_err() && self.act(Do::Hold(false)).is_ok() {
+            drop(self.act(Do::Recover));
+        }
     }
 
     fn terminate(&mut self) -> Result<(), String> {
@@ -188,9 +198,7 @@ impl Stack {
         }
         let recovered = self.recover();
         self.town.say(|| format!("end: recover: {recovered:?}"));
-        if recovered.is_err() && self.act(Do::Hold(false)).is_ok() {
-            drop(self.act(Do::Recover));
-        }
+        self.let_go_on(&recovered);
         let is_other = |device: &DeviceState| {
             self.under_word(device).is_none() || self.is_dead(device.device())
         };
