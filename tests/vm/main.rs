@@ -33,6 +33,7 @@ mod runner;
 mod server;
 mod sh;
 mod store;
+mod tool;
 mod tree;
 
 use std::env;

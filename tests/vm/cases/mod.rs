@@ -71,6 +71,7 @@ mod stack_named;
 mod stack_tables;
 mod stacks;
 mod stands;
+mod suite;
 mod tables;
 mod unrecorded;
 mod upgrade;
@@ -94,6 +95,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     bad_images::cases,
     fio::cases,
     verbs::cases,
+    suite::cases,
     tables::cases,
     linear::cases,
     lines::cases,

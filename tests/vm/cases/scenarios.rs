@@ -10,8 +10,8 @@ use crate::Case;
 use crate::disk::{Disk, MIB, node};
 use crate::load::{self, Plan, StopOnDrop};
 use crate::model::{View, resolve};
-use crate::sh::{binary, run_args, ublk_dm};
-use crate::{kernel, server};
+use crate::server;
+use crate::tool::{Tool, both};
 
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1"];
@@ -35,84 +35,6 @@ const LOAD: Plan =
     Plan { writers: 8, max_sectors: 256, writes: u64::MAX, seconds: 100, may_break: false };
 /// How long a volume is written between two steps.
 const WHILE: Duration = Duration::from_millis(400);
-
-/// Who has the devices.
-#[derive(Clone, Copy, PartialEq)]
-enum Tool {
-    Kernel,
-    Ours,
-}
-
-use Tool::{Kernel, Ours};
-
-/// Runs a script on the kernel's targets, then on ours.
-fn both(seed: u64, script: fn(Tool, u64)) {
-    script(Kernel, seed);
-    script(Ours, seed);
-    server::assert_nothing_left("the script");
-}
-
-impl Tool {
-    /// Makes a device with a table. LVM has two tables on the same extents for a moment, of which
-    /// one is suspended.
-    fn create(self, name: &str, line: &str) -> String {
-        match self {
-            Kernel => kernel::create(name, line),
-            Ours => run_args(&binary(), &["create", name, "--force", "--table", line]).ok().line(),
-        }
-    }
-
-    fn load(self, name: &str, line: &str) {
-        match self {
-            Kernel => kernel::load(name, line),
-            Ours => drop(run_args(&binary(), &["load", name, "--force", "--table", line]).ok()),
-        }
-    }
-
-    fn suspend(self, name: &str) {
-        match self {
-            Kernel => kernel::suspend(name, false),
-            Ours => drop(ublk_dm(&format!("suspend {name}")).ok()),
-        }
-    }
-
-    fn resume(self, name: &str) {
-        match self {
-            Kernel => kernel::resume(name),
-            Ours => drop(ublk_dm(&format!("resume {name}")).ok()),
-        }
-    }
-
-    /// Puts another table under a device that is in use.
-    fn swap(self, name: &str, line: &str) {
-        self.load(name, line);
-        self.suspend(name);
-        self.resume(name);
-    }
-
-    fn remove(self, name: &str) {
-        match self {
-            Kernel => kernel::remove(name),
-            Ours => server::del(name),
-        }
-    }
-
-    fn status(self, name: &str) -> String {
-        match self {
-            Kernel => kernel::status(name),
-            Ours => server::status(name),
-        }
-    }
-
-    /// Waits until all regions of a mirror are in sync.
-    fn wait_in_sync(self, name: &str) {
-        server::wait_for(60, &format!("{name} to be in sync"), || {
-            let status = self.status(name);
-            let regions = status.split(' ').find_map(|word| word.split_once('/'));
-            regions.is_some_and(|(synced, all)| synced == all)
-        });
-    }
-}
 
 /// Writes to a volume all the time while a script runs, and verifies it in the end.
 fn under_load(path: &str, seed: u64, script: impl FnOnce(&View)) -> View {
@@ -186,7 +108,7 @@ fn take(tool: Tool, view: &View, real: &str, cow: &str, load: impl FnOnce()) -> 
 
 /// A deleted snapshot's store is known as lost with the origin's next write.
 fn forget(tool: Tool) {
-    if tool == Ours {
+    if tool == Tool::Ours {
         server::forget_lost();
         server::forget_departed();
     }
