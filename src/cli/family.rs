@@ -24,8 +24,8 @@ use dm_targets::hash::NumberHasher;
 use dm_targets::mirror::table::Mirror;
 use dm_targets::table::{FamilyKey, Table, TargetParams};
 
-pub(super) use self::carrier::refuse_apart;
 use self::carrier::{can_leave, key_with_carrier};
+pub(super) use self::carrier::{refuse_apart, refuse_loaded_apart};
 use self::lower::{key_of_device, key_of_lower};
 use super::gone::exists;
 use crate::failure::Failure;

@@ -121,6 +121,10 @@ fn resume(word: &str) -> Result<ExitCode, Failure> {
     if let Some(made) = notable::resume(word)? {
         return Ok(made);
     }
+    let rundir = client::open_rundir()?;
+    for device in client::select(&rundir, &[word.to_owned()])? {
+        family::refuse_loaded_apart(&rundir, device.device())?;
+    }
     if let Reply::Noted { note } = ask(word, |device| Command::Resume { device })? {
         log::warn!("{note}");
     }

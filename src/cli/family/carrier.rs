@@ -29,10 +29,9 @@ pub(super) fn key_with_carrier(
     disk: DiskId,
 ) -> Result<Option<String>, Failure> {
     let Some(id) = ublk_number(disk) else { return Ok(None) };
-    if has_devices(states, base) {
+    if has_devices(states, base, is_there) {
         return Ok(None);
     }
-    let is_there = |device: &DeviceState| exists(device).unwrap_or(true);
     let Some((key, device)) = device_among(states, id, is_there) else {
         return refuse_unrecorded(rundir, id).map(|()| None);
     };
@@ -75,6 +74,21 @@ pub fn refuse_apart(rundir: &RunDir, of: DeviceRef, table: &Table) -> Result<(),
     }
 }
 
+/// The same of the table that is loaded for a device, when that is put in place: its origin may be
+/// a device that was not there before.
+///
+/// # Errors
+/// It is such a table.
+pub fn refuse_loaded_apart(rundir: &RunDir, of: DeviceRef) -> Result<(), Failure> {
+    let states = rundir.states_beside(None)?;
+    let mut devices = states.into_iter().flat_map(|state| state.devices);
+    let loaded = devices.find(|device| device.device() == of).and_then(|device| device.loaded);
+    loaded.map_or(Ok(()), |spec| {
+        let stays = "; the table stays loaded, and the device is as it was";
+        refuse_apart(rundir, of, &spec.table).map_err(|why| why.ending(stays))
+    })
+}
+
 /// Whether a device with this table can leave the disk that its family is named after.
 pub(super) fn can_leave(params: &TargetParams) -> bool {
     match params {
@@ -91,9 +105,18 @@ pub(super) fn can_leave(params: &TargetParams) -> bool {
 
 /// Whether a family is on record with devices. An origin keeps to the way in which it began: a
 /// server of its own, which has opened the device like any disk, gets the next snapshot as well.
-fn has_devices(states: &[(&str, Option<State>)], key: &str) -> bool {
-    let own = states.iter().find(|(other, _)| *other == key);
-    own.is_some_and(|(_, state)| state.iter().any(|state| !state.devices.is_empty()))
+fn has_devices(
+    states: &[(&str, Option<State>)],
+    key: &str,
+    is_there: impl Fn(&DeviceState) -> bool,
+) -> bool {
+    let own = states.iter().filter(|(other, _)| *other == key);
+    own.flat_map(|(_, state)| state.iter().flat_map(|state| &state.devices)).any(is_there)
+}
+
+/// Whether the kernel has a device that is on record; one of which it does not tell counts as such.
+fn is_there(device: &DeviceState) -> bool {
+    exists(device).unwrap_or(true)
 }
 
 /// The device with this number, and its family. A number may be on record for a former device, too.
@@ -128,7 +151,7 @@ fn refuse_open_elsewhere(states: &[(&str, Option<State>)], of: DeviceRef) -> Res
     };
     let mut devices =
         states.iter().flat_map(|(_, state)| state.iter().flat_map(|one| &one.devices));
-    devices.find(is_on).map_or(Ok(()), |device| {
+    devices.find(|device| is_on(device) && is_there(device)).map_or(Ok(()), |device| {
         Err(format!(
             "/dev/ublkb{}: {} of another server has it as its origin, and would miss what users \
              write to it with this table: delete that first",
@@ -184,7 +207,8 @@ mod tests {
         assert_eq!(found(3), Some(("c", false)));
         assert_eq!(found(4), Some(("a", false)));
         assert_eq!(found(5), None);
-        let with = |key| has_devices(&states, key);
+        let with = |key| has_devices(&states, key, |device| device.id != 2);
         assert!(with("a") && !with("d") && !with("e") && !with("f"));
+        assert!(!with("b"), "its device is gone");
     }
 }

@@ -7,6 +7,7 @@
 
 use super::carried::changes_origin_of;
 use super::devices::is_persistent_snapshot;
+use super::joined::MOST_LEVELS;
 use super::mutant::{self, Mutant};
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::DeviceState;
@@ -31,9 +32,6 @@ pub(super) fn refuse_held_below(device: &DeviceState, all: &[DeviceState]) -> Re
     }
     Ok(())
 }
-
-/// A record that is wrong may have a circle.
-const MOST_LEVELS: usize = 32;
 
 /// The suspended device on which the COW of a snapshot, or another device, stands.
 fn suspended_below<'a>(

@@ -267,7 +267,7 @@ pub(super) fn height(id: u32, all: &[DeviceState]) -> usize {
 }
 
 /// A record that is wrong may have a circle.
-const MOST_LEVELS: usize = 32;
+pub(super) const MOST_LEVELS: usize = 32;
 
 fn height_within(id: u32, all: &[DeviceState], most: usize) -> usize {
     let found = all.iter().find(|device| device.id == id && most > 0);

@@ -77,14 +77,32 @@ fn loaded() {
     create("s", &format!("0 {SIZE} error"));
     assert_failed(&load("s", &snapshot), &[&[&path, "another server", "ublk-dm add snapshot"]]);
     ublk_dm("del s m").ok();
+    // The table of a snapshot is loaded before its origin is there.
+    let later = create("s", &format!("0 {SIZE} error")).replace("ublkb0", "ublkb1");
+    load("s", &format!("0 {SIZE} snapshot {later} {cow} P 8")).ok();
+    assert!(create("m", &linear) == later, "another number than expected");
+    assert_failed(&ublk_dm("resume s"), &[&[&later, "another server", "the table stays loaded"]]);
+    ublk_dm("clear s").ok();
+    ublk_dm("resume s").ok();
+    // A server has one device with snapshots; those of another one are not served elsewhere.
+    let second = slice("leg1", "n1", 0, SIZE);
+    let line = format!("0 {SIZE} linear {second} 0");
+    run_args(&binary(), &["create", "m2", "--beside", "m", "--table", &line]).ok();
+    ublk_dm("del s").ok();
+    let [one, two] = [2, 4].map(|at| slice(&format!("cow{at}"), "n2", at * MIB, MIB));
+    server::add(&format!("snapshot --origin m --cow {one} --name s"));
+    let refused = ublk_dm(&format!("add snapshot --origin m2 --cow {two} --name s2"));
+    assert_failed(&refused, &[&["has snapshots already"]]);
+    ublk_dm("del s m m2").ok();
     server::forget_lost();
     server::assert_nothing_left("del");
 }
 
-/// How many snapshots are added while the server of their origin is killed and followed by another.
+/// How many snapshots are added while another server follows that of their origin.
 const KILLS: u64 = 12;
 
-/// The server ends while the snapshot is added: either both are in one server, or there is none.
+/// The server is killed, and the snapshot added while another one takes over: either both are in
+/// one server, or there is no snapshot.
 fn killed() {
     let lower = lower(false);
     let mut view = View::new("orig", SIZE);
@@ -93,13 +111,12 @@ fn killed() {
         let cow = slice(&format!("cow{round}"), "n2", round * MIB, MIB);
         let delay = f64::from(u32::try_from(round).expect("few")) * 0.02;
         let add = format!(
-            "(sleep {delay}; kill -9 {}) & sleep 0.05; \
-             {} add snapshot --origin {} --cow {cow} --name s{round} & \
-             {} recover --all; wait $!",
+            "kill -9 {}; {} recover --all & sleep {delay}; \
+             {} add snapshot --origin {} --cow {cow} --name s{round}; wait",
             pid_of("m"),
             binary(),
-            lower.path,
-            binary()
+            binary(),
+            lower.path
         );
         drop(run_args("bash", &["-c", &add]));
         drop(ublk_dm("recover --all"));
