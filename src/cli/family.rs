@@ -24,8 +24,7 @@ use dm_targets::hash::NumberHasher;
 use dm_targets::mirror::table::Mirror;
 use dm_targets::table::{FamilyKey, Table, TargetParams};
 
-use self::carrier::{can_leave, key_with_carrier};
-pub(super) use self::carrier::{refuse_apart, refuse_loaded_apart};
+use self::carrier::key_with_carrier;
 use self::lower::{key_of_device, key_of_lower};
 use super::gone::exists;
 use crate::failure::Failure;
@@ -106,7 +105,7 @@ fn find(
     base: &str,
     disk: DiskId,
 ) -> Result<(String, Option<DeviceState>), Failure> {
-    let moves = can_leave(&wanted.table.params);
+    let moves = !wanted.table.params.shares_origin();
     let keys = rundir.keys()?;
     let states: Vec<_> =
         keys.iter().map(|key| (key.as_str(), rundir.state(key).ok().flatten())).collect();
@@ -148,7 +147,7 @@ fn key_of_origin<E>(
     disk: DiskId,
     find: impl Fn(&Path) -> Result<DiskId, E>,
 ) -> String {
-    let is_its = |device: &DeviceState| !can_leave(&device.spec.table.params);
+    let is_its = |device: &DeviceState| device.spec.table.params.shares_origin();
     let is_on = |device: &DeviceState| is_its(device) && is_first_on(device, disk, &find);
     let has = |state: &Option<State>| state.iter().flat_map(|state| &state.devices).any(&is_on);
     let own = states.iter().any(|(key, state)| *key == base && has(state));
@@ -284,7 +283,7 @@ fn may_have<E>(
     find: impl Fn(&Path) -> Result<DiskId, E>,
 ) -> bool {
     let params = &device.spec.table.params;
-    if !can_leave(params) {
+    if params.shares_origin() {
         return true;
     }
     let words = params.devices();

@@ -121,10 +121,6 @@ fn resume(word: &str) -> Result<ExitCode, Failure> {
     if let Some(made) = notable::resume(word)? {
         return Ok(made);
     }
-    let rundir = client::open_rundir()?;
-    for device in client::select(&rundir, &[word.to_owned()])? {
-        family::refuse_loaded_apart(&rundir, device.device())?;
-    }
     if let Reply::Noted { note } = ask(word, |device| Command::Resume { device })? {
         log::warn!("{note}");
     }
@@ -144,10 +140,6 @@ fn load(word: &str, lines: &[String], options: &cli::Loaded) -> Result<(), Failu
     let spec = table::of_lines(&lines.join("\n"), &common, options.source.as_deref())?;
     if notable::load(word, &spec)? {
         return Ok(());
-    }
-    let rundir = client::open_rundir()?;
-    for device in client::select(&rundir, &[word.to_owned()])? {
-        family::refuse_apart(&rundir, device.device(), &spec.table)?;
     }
     ask(word, |device| Command::Load { device, spec }).map(drop)
 }

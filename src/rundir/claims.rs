@@ -35,14 +35,24 @@ impl RunDir {
         disk: &KnownDisk,
         parts: Option<&[Part]>,
     ) -> Result<Found, Reason> {
+        Ok(devices_among(self.devices_by_family(own)?, id, disk, parts))
+    }
+
+    /// The devices on record of each family but `own`, with its name.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn devices_by_family(
+        &self,
+        own: Option<&str>,
+    ) -> Result<impl Iterator<Item = (String, Result<Vec<DeviceState>, Reason>)>, Reason> {
         let keys = self.keys()?;
-        let others = keys.into_iter().filter(|key| Some(key.as_str()) != own);
-        let files = others.map(|key| {
+        let others = keys.into_iter().filter(move |key| Some(key.as_str()) != own);
+        Ok(others.map(|key| {
             let devices =
                 self.state(&key).map(|state| state.map_or_else(Vec::new, |it| it.devices));
             (key, devices)
-        });
-        Ok(devices_among(files, id, disk, parts))
+        }))
     }
 }
 
@@ -71,6 +81,29 @@ pub fn devices_among(
         }
     }
     found
+}
+
+/// The devices of other families, from their state files. A file that cannot be read may tell of a
+/// device with the disk as its origin if its server is named after the disk; others are skipped.
+///
+/// # Errors
+/// Such a file cannot be read.
+pub fn all_among(
+    files: impl Iterator<Item = (String, Result<Vec<DeviceState>, Reason>)>,
+    id: DiskId,
+) -> Result<Vec<DeviceState>, Reason> {
+    let mut all = Vec::new();
+    for (key, devices) in files {
+        match devices {
+            Ok(devices) => all.extend(devices),
+            Err(why) if is_named_after(&key, id) => {
+                let hint = "; remove the file to continue without the devices that it lists";
+                return Err(why.ending(hint));
+            }
+            Err(why) => log::debug!("{why}"),
+        }
+    }
+    Ok(all)
 }
 
 /// Whether a server is named after a disk: its origin or its first leg. A mirror's key may end in a

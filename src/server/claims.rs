@@ -44,6 +44,27 @@ pub fn refuse_claimed(rundir: &RunDir, disk: &OpenDisk) -> Result<(), OpenError>
     kind.map_or(Ok(()), |kind| Err(OpenError { path: disk.path.clone(), kind }))
 }
 
+/// Refuses a device of this run directory that no file has on record: what it is made of, and by
+/// whom it is served, is not known.
+///
+/// # Errors
+/// It is such a device.
+pub fn refuse_unrecorded(rundir: &RunDir, id: u32) -> Result<(), Failure> {
+    let Ok(info) = Control::open()?.info(id) else { return Ok(()) };
+    let states = rundir.states_beside(None)?;
+    let mut devices = states.iter().flat_map(|state| &state.devices);
+    let is_recorded = devices.any(|one| one.id == id && device::is_ours(&info, one.cookie));
+    if is_recorded || !device::has_mark(&info, rundir.mark()) {
+        return Ok(());
+    }
+    let files = rundir.path().display();
+    Err(format!(
+        "/dev/ublkb{id}: not on record, or its state file in {files} cannot be read, so the server \
+         that its snapshots need is not known"
+    )
+    .into())
+}
+
 /// How a device holds its disks; `None` if the device is gone. A device that the kernel cannot be
 /// asked about may exist. `in_part`: a part of a disk was wanted.
 fn holds(device: &DeviceState, in_part: bool) -> Option<OpenErrorKind> {

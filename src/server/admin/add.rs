@@ -252,6 +252,7 @@ impl<M: Machine> Administrator<M> {
         let _directory = self.machine.records().lock()?;
         let unread = if force { Unread::ByForce } else { Unread::Refused };
         self.refuse_claimed(&prepared.deps, &prepared.spec, unread)?;
+        self.refuse_apart(state.id, &prepared.spec)?;
         self.refuse_renumbered(&prepared.spec.table.params.devices(), &prepared.spec.named)?;
         if self.changes_origin(state.id, &prepared.spec) {
             self.lose_left_out(None)?;

@@ -10,8 +10,6 @@
 
 use std::rc::Rc;
 
-use dm_targets::table::TargetParams;
-
 use super::devices::{self, Device, LeftOut, is_origins, no_device};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
@@ -46,9 +44,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Whether the users of a device can change the family's origin.
     pub(super) fn changes_origin(&self, id: u32, spec: &DeviceSpec) -> bool {
-        use TargetParams::{Snapshot, SnapshotMerge, SnapshotOrigin};
-        let shares =
-            matches!(spec.table.params, Snapshot(_) | SnapshotMerge(_) | SnapshotOrigin { .. });
+        let shares = spec.table.params.shares_origin();
         match self.carrier() {
             Some(carrier) if !shares => carrier.id == id,
             // Only what stands on it writes to it, and needs it while others are held.
@@ -140,7 +136,9 @@ impl<M: Machine> Administrator<M> {
             return Ok(None);
         };
         let own = self.devices.values().find(|entry| entry.number == Some((major, minor)));
-        let Some(entry) = own.filter(|entry| can_carry(&entry.spec)) else { return Ok(None) };
+        let Some(entry) = own.filter(|entry| entry.spec.table.params.can_carry_origin()) else {
+            return Ok(None);
+        };
         self.refuse_to_carry(entry).map_err(|why| why.context(path))?;
         Ok(Some(DeviceRef { id: entry.info.id, cookie: entry.info.target_flags }))
     }
@@ -246,7 +244,7 @@ impl<M: Machine> Administrator<M> {
     /// Has a device that is about to be started again carry its origin if a snapshot has left that
     /// or was left out: the loss is recorded with the next change by the device's users.
     pub(super) fn carry_again(&mut self, device: &DeviceState) -> Result<(), Reason> {
-        if !can_carry(&device.spec) || mutant::is(Mutant::NotCarriedAgain) {
+        if !device.spec.table.params.can_carry_origin() || mutant::is(Mutant::NotCarriedAgain) {
             return Ok(());
         }
         let Some((_, known)) = self.machine.node(device.id) else { return Ok(()) };
@@ -364,12 +362,6 @@ fn into_carrier(carrier: u32) -> String {
         "its origin /dev/ublkb{carrier} is a mirror, or made of ranges, in the same server, and \
          this version merges into disks only"
     )
-}
-
-/// Whether a device with such a table can carry an origin.
-fn can_carry(spec: &DeviceSpec) -> bool {
-    use TargetParams::{Linear, Mirror, Segments};
-    matches!(spec.table.params, Mirror(_) | Linear(_) | Segments(_))
 }
 
 /// Whether a device can change the origin of another one of its family, which may have no server.

@@ -27,7 +27,9 @@ use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::recording::Recorded;
+use super::replace::STAYS_LOADED;
 use super::state::Administrator;
+use super::table::runs_unrecorded;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, MergeOptions, Reply};
 
@@ -224,9 +226,11 @@ impl<M: Machine> Administrator<M> {
     /// is now.
     fn put_again(&mut self, id: u32, own: DeviceSpec, name: &str) -> Result<(), Reason> {
         let own = DeviceSpec { force: false, ..own };
-        let prepared = self.prepare(own.clone(), Some(name), None)?;
+        let prepared = self.prepare(own.clone(), Some(name), None);
+        let prepared = prepared.map_err(|why| why.ending(STAYS_LOADED))?;
         let NewDevice { target, deps, spec, params, cow, note, .. } = prepared;
-        self.check_fits(id, &params).map_err(|why| why.context("the table"))?;
+        let fits = self.check_fits(id, &params);
+        fits.map_err(|why| why.context("the table").ending(STAYS_LOADED))?;
         note.iter().for_each(|note| log::warn!("{name}: {note}"));
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let before = entry.clone();
@@ -243,11 +247,11 @@ impl<M: Machine> Administrator<M> {
             self.devices.insert(id, before);
             self.record(None).unwrap_or_else(|why| log::error!("{name}: {why}"));
             self.let_fail(id)?;
-            return Err(why);
+            return Err(why.ending(STAYS_LOADED));
         }
         cow.iter().for_each(|cow| self.forget_departure(cow));
         self.let_through(id, false, "resume")?;
-        self.record_suspended(id, false)
+        self.record_suspended(id, false).map_err(|why| runs_unrecorded(id, why))
     }
 
     /// The device of a kept snapshot is deleted: its snapshot is not to be kept any more.

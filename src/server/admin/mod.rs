@@ -6,6 +6,7 @@
 //! fails reports what it leaves behind.
 
 mod add;
+mod apart;
 mod carried;
 mod deferred;
 mod departures;
@@ -35,6 +36,7 @@ mod orphans;
 mod outcome;
 mod recorded;
 mod recording;
+mod records;
 mod recover;
 mod replace;
 mod resize;
@@ -53,7 +55,8 @@ mod waiting;
 use crate::failure::Reason;
 use crate::protocol::{Command, DeviceRef, Reply};
 pub use left_alone::left_by_dead_server;
-use machine::Machine;
+use machine::{Machine, Thread};
+use mutant::Mutant;
 pub use orphans::{Incomplete, complete, complete_gone, record_left_behind};
 pub use shutdown::LOOK_AGAIN;
 pub use state::{Administrator, Ending};
@@ -78,6 +81,10 @@ impl<M: Machine> Administrator<M> {
         }
         self.refuse_left_out(&command)?;
         self.refuse_on_carrier(&command)?;
+        self.act(command).inspect_err(|_| self.free_unused_origin())
+    }
+
+    fn act(&mut self, command: Command) -> Result<Reply, Reason> {
         match command {
             Command::Add { name, id, spec } => self.add(name, id, spec),
             Command::Recover(devices) => self.recover_coming(devices, false),
@@ -103,6 +110,17 @@ impl<M: Machine> Administrator<M> {
             }
             Command::Shutdown => self.shut_down().map(|()| Reply::Done),
         }
+    }
+
+    /// A failed command may have opened an origin that no target needs: its disk is free again.
+    fn free_unused_origin(&self) {
+        if !self.unfinished.is_empty() || mutant::is(Mutant::OriginKept) {
+            return;
+        }
+        let freed = self.machine.call(|thread| async move {
+            thread.group().forget_unused_origins();
+        });
+        freed.unwrap_or_else(|why| log::error!("{why}"));
     }
 
     /// The cookie of the device with this number, served or left out.

@@ -292,6 +292,10 @@ pub enum Mutant {
     FailingUpgraded,
     /// A kernel that cannot fail requests without a server makes them wait instead.
     DeathUnchecked,
+    /// A device and a snapshot of it are in two servers.
+    ServedApart,
+    /// An origin that a failed command has opened stays open.
+    OriginKept,
 }
 
 #[cfg(feature = "mutants")]

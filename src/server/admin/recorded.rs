@@ -34,6 +34,7 @@ impl<M: Machine> Administrator<M> {
             let force = why == Recorded::New { force: true };
             let unread = if force { Unread::ByForce } else { Unread::Kept(old) };
             self.refuse_claimed(&deps, &spec, unread)?;
+            self.refuse_apart(id, &spec)?;
             self.refuse_renumbered(&spec.table.params.devices(), &spec.named)?;
             // What has left the old table's disks meanwhile has been written past, too.
             let old = self.devices.get(&id).ok_or_else(|| no_device(id))?;

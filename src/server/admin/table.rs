@@ -16,6 +16,7 @@ use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::recording::Recorded;
+use super::replace::STAYS_LOADED;
 use super::state::Administrator;
 use super::targets::Whose;
 use super::waiting::Errand;
@@ -52,6 +53,9 @@ impl<M: Machine> Administrator<M> {
         self.refuse_unfinished(id)?;
         self.refuse_unended(id)?;
         self.give_back_taken(id)?;
+        if let Some(table) = self.devices.get(&id).and_then(|entry| entry.loaded.clone()) {
+            self.refuse_apart(id, &table).map_err(|why| why.ending(STAYS_LOADED))?;
+        }
         if let Some(resumed) = self.resume_kept(id) {
             return resumed;
         }
@@ -271,6 +275,7 @@ impl<M: Machine> Administrator<M> {
         self.refuse_unfinished(id)?;
         self.refuse_kept(id)?;
         self.refuse_carrier(id, &[], "its table cannot be replaced")?;
+        self.refuse_apart(id, &spec)?;
         self.refuse_circle_of_loaded(id, &spec)?;
         self.refuse_load(id, &spec)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
@@ -390,6 +395,6 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-fn runs_unrecorded(id: u32, why: Reason) -> Reason {
+pub(super) fn runs_unrecorded(id: u32, why: Reason) -> Reason {
     why.context(format!("/dev/ublkb{id}: it runs, but the next server will find it suspended"))
 }

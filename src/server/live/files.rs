@@ -7,9 +7,12 @@ use dm_targets::mirror::leg_state::LegState;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{Cow, DeviceState, KnownDisk, Part};
 use crate::rundir::RunDir;
+use crate::rundir::all_among;
 use crate::rundir::departed::Departure;
 use crate::rundir::lost::LostStore;
 use crate::server::admin::machine::{Losses, Records};
+use crate::server::claims;
+use crate::storage::{DiskId, ublk_number};
 
 /// A family's files.
 #[derive(Clone)]
@@ -36,6 +39,14 @@ impl Records for Files {
 
     fn names_beside(&self) -> Result<Vec<String>, Reason> {
         self.rundir.names_beside(&self.key)
+    }
+
+    fn devices_beside(&self, disk: DiskId) -> Result<Vec<DeviceState>, Reason> {
+        all_among(self.rundir.devices_by_family(Some(&self.key))?, disk)
+    }
+
+    fn refuse_unrecorded(&self, disk: DiskId) -> Result<(), Reason> {
+        ublk_number(disk).map_or(Ok(()), |id| claims::refuse_unrecorded(&self.rundir, id))
     }
 
     fn legs(&self) -> Result<LegState, String> {

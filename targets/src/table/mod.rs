@@ -115,6 +115,28 @@ impl TargetParams {
         }
     }
 
+    /// Whether the device has an origin, of which it keeps, shows or changes what others have. It
+    /// cannot leave the server of that origin.
+    pub fn shares_origin(&self) -> bool {
+        match self {
+            TargetParams::Snapshot(_)
+            | TargetParams::SnapshotMerge(_)
+            | TargetParams::SnapshotOrigin { .. } => true,
+            TargetParams::Mirror(_)
+            | TargetParams::Linear(_)
+            | TargetParams::Error
+            | TargetParams::Zero
+            | TargetParams::Segments(_) => false,
+        }
+    }
+
+    /// Whether such a device can carry an origin: its users write through the origin of its
+    /// snapshots.
+    pub fn can_carry_origin(&self) -> bool {
+        use TargetParams::{Linear, Mirror, Segments};
+        matches!(self, Mirror(_) | Linear(_) | Segments(_))
+    }
+
     /// The device words, in the order of the line.
     pub fn devices(&self) -> Vec<String> {
         self.clone().devices_mut().into_iter().map(std::mem::take).collect()

@@ -2,6 +2,7 @@
 //! power loss at every step, and then again. The judge is [`town`], which knows nothing of the
 //! administrator's internals.
 
+mod apart;
 mod awaited;
 mod beside;
 mod between;

@@ -11,9 +11,11 @@ use dm_targets::snapshot::losses::{Loss, LossRecord};
 
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceState, KnownDisk, Part, Which};
+use crate::rundir::all_among;
 use crate::rundir::departed::Departure;
 use crate::server::admin::machine::{Losses, Records};
 use crate::server::admin::mutant::{self, Mutant};
+use crate::storage::DiskId;
 
 /// A state file: its content, or that it is unreadable.
 #[derive(Clone)]
@@ -215,6 +217,15 @@ impl Records for Directory {
 
     fn names_beside(&self) -> Result<Vec<String>, Reason> {
         Ok(self.devices_beside().into_iter().map(|device| device.name).collect())
+    }
+
+    fn devices_beside(&self, disk: DiskId) -> Result<Vec<DeviceState>, Reason> {
+        all_among(self.files_beside().into_iter(), disk)
+    }
+
+    /// Every device is on record here.
+    fn refuse_unrecorded(&self, _disk: DiskId) -> Result<(), Reason> {
+        Ok(())
     }
 
     fn legs(&self) -> Result<LegState, String> {

@@ -1,6 +1,7 @@
 //! Devices that are refused before anything of theirs is written: a table longer than its disk, and
-//! a mirror whose legs cannot be recorded.
+//! a mirror whose legs cannot be recorded. And what a failed command leaves open: nothing.
 
+use dm_targets::table::Table;
 use dm_targets::units::{Sector, Sectors};
 
 use super::process::Process;
@@ -26,6 +27,62 @@ fn an_origin_is_no_longer_than_its_disk() {
     let why = add(&mut town, "o", spec).expect_err("it is longer than its disk");
     assert!(why.contains(&format!("has {SECTORS} sectors, fewer than the")), "{why}");
     assert!(town.site.kernel.borrow().devices.is_empty());
+}
+
+/// Puts a snapshot in the place of a table, with a COW that is in use or with little room in the
+/// run directory. Returns why that failed, if it did.
+fn replace_in_vain(line: &str, room: Option<u64>) -> Option<String> {
+    const KEY: &str = "lines";
+    const ORIGIN: usize = 0;
+    const COW: usize = 1;
+    let spec = |line: &str| DeviceSpec {
+        table: Table::parse_table(line).unwrap(),
+        ..Town::spec(What::Lines)
+    };
+    let mut town = Town::new(1, true);
+    let process = Process::start(&town.site, KEY).unwrap();
+    town.processes.insert(KEY, process);
+    let Ok(Reply::Added { device, .. }) = add(&mut town, KEY, spec(line)) else { panic!("{line}") };
+    let command = Command::Load { device, spec: spec("0 8 snapshot /o /c0 P 2") };
+    town.ask(KEY, command).unwrap();
+    match room {
+        None => town.site.disks[COW].claim.set(Some(u32::MAX)),
+        Some(0) => town.fill(true),
+        Some(changes) => town.fill_later(changes),
+    }
+    let why = town.ask(KEY, Command::Resume { device }).err()?;
+    if why.contains("it runs, but") {
+        return Some(why);
+    }
+    let claim = |disk: usize| town.site.disks[disk].claim.get();
+    assert_eq!(claim(ORIGIN), None, "{line}, room for {room:?}: its origin is held: {why}");
+    assert_eq!(claim(COW).is_some(), room.is_none(), "{line}, room for {room:?}: {why}");
+    Some(why)
+}
+
+/// Who has failed frees what he held: another command may want the origin.
+fn a_table_that_is_not_put_in_place_leaves_no_origin_open() {
+    for line in ["0 8 error", "0 8 linear /a 0"] {
+        let why = replace_in_vain(line, None).expect("its COW is in use");
+        assert!(why.contains("/c0"), "{why}");
+        let refused = (0..).take_while(|room| replace_in_vain(line, Some(*room)).is_some());
+        assert!(refused.count() > 1, "{line}: it needs no room");
+    }
+}
+
+#[test]
+fn a_failed_command_leaves_no_origin_open() {
+    a_table_that_is_not_put_in_place_leaves_no_origin_open();
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn an_origin_that_is_left_open_is_noticed() {
+    use crate::server::admin::mutant::{self, Mutant};
+    mutant::set(Some(Mutant::OriginKept));
+    let lived = std::panic::catch_unwind(a_table_that_is_not_put_in_place_leaves_no_origin_open);
+    mutant::set(None);
+    assert!(lived.is_err());
 }
 
 /// The next server would not know which leg is the source. The run directory becomes full at each

@@ -1,6 +1,5 @@
 //! Disks below a target: opening them, and checking that the table fits on them.
 
-use dm_targets::table::TargetParams;
 use dm_targets::units::{Sector, Sectors};
 
 use crate::failure::{Failure, Reason};
@@ -201,12 +200,8 @@ impl<M: Machine> Administrator<M> {
         disk: &KnownDisk,
         parts: Option<&[Part]>,
     ) -> Option<OpenErrorKind> {
-        let shares = |params: &TargetParams| {
-            use TargetParams::{Snapshot, SnapshotMerge, SnapshotOrigin};
-            matches!(params, Snapshot(_) | SnapshotMerge(_) | SnapshotOrigin { .. })
-        };
         let devices = self.left_out.values().map(|left| &left.device);
-        let mut alone = devices.filter(|device| !shares(&device.spec.table.params));
+        let mut alone = devices.filter(|device| !device.spec.table.params.shares_origin());
         let device = alone.find(|device| needs(device, id, disk, parts))?;
         Some(OpenErrorKind::Awaited { name: device.name.clone(), id: device.id })
     }
