@@ -28,6 +28,7 @@ use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceOptions, DeviceRef, DeviceState, KnownDisk, Part};
 use crate::rundir::journal::{self, FileJournal};
 use crate::rundir::{RunDir, family_key};
+use crate::storage::ends_when_closed;
 use crate::storage::silent;
 use crate::storage::{
     Access, Claim, DiskId, Ground, OpenDisk, OpenError, OpenErrorKind, Standing, Through, circle,
@@ -284,6 +285,10 @@ impl Machine for Live {
         parts: Option<&[Part]>,
     ) -> Option<OpenErrorKind> {
         claims::claimed(&self.files.rundir, Some(&self.files.key), id, disk, parts)
+    }
+
+    fn ends_when_closed(&self, disk: DiskId) -> bool {
+        ends_when_closed(disk)
     }
 
     fn new_store_id(&self) -> Result<StoreId, Reason> {

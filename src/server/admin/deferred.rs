@@ -148,6 +148,7 @@ impl<M: Machine> Administrator<M> {
         let device = self.devices.get(&id)?.state();
         let name = &device.name;
         let may_begin = self.is_unused_for_merge(id, &device).and_then(|()| self.refuse_full(id));
+        let may_begin = may_begin.and_then(|()| self.refuse_lost_own_store(id));
         Some(match may_begin {
             Ok(()) => format!("{name}: its deferred merge begins now"),
             Err(why) => stays_deferred(name, &why),

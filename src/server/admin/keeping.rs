@@ -27,9 +27,8 @@ use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::recording::Recorded;
-use super::replace::STAYS_LOADED;
+use super::resumed::{STAYS_LOADED, runs_unrecorded};
 use super::state::Administrator;
-use super::table::runs_unrecorded;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, MergeOptions, Reply};
 

@@ -276,6 +276,8 @@ pub trait Machine: 'static {
         disk: &KnownDisk,
         parts: Option<&[Part]>,
     ) -> Option<OpenErrorKind>;
+    /// Whether a disk is gone when its last user closes it.
+    fn ends_when_closed(&self, disk: DiskId) -> bool;
     /// A new, unique store id.
     ///
     /// # Errors

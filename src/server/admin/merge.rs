@@ -328,12 +328,18 @@ impl<M: Machine> Administrator<M> {
         let merge = entry.spec.merge.clone().filter(|_| !mutant::is(Mutant::MergeEndForgotten));
         let merge = merge.map(|merge| MergeOptions { keep: false, ..merge });
         let spec = DeviceSpec { table, merge, ..entry.spec.clone() };
+        let unended = |why: Reason| why.context(format!("{name}: merged, and not plain again yet"));
+        if !mutant::is(Mutant::SuspendedUnrecorded) {
+            // While there is no room for that, no user waits.
+            let room = self.record(None).map_err(|why| why.context("it cannot be recorded"));
+            room.map_err(unended)?;
+        }
         let replaced = self.replace_table(id, spec, false);
         let suspended = self.devices.get(&id).is_some_and(|entry| entry.suspended);
         if let Some(entry) = self.devices.get_mut(&id).filter(|_| !suspended) {
             entry.loaded = loaded;
         }
-        replaced.map_err(|why| why.context(format!("{name}: merged, and not plain again yet")))?;
+        replaced.map_err(unended)?;
         self.let_through(id, false, "merge")?;
         log::info!(
             "{name}: the snapshot is merged: the table is plain again, and the store on {cow} is \

@@ -207,7 +207,7 @@ impl<M: Machine> Administrator<M> {
     ///
     /// # Errors
     /// The table is longer: what stands on the COW behind the snapshot's end is not the origin's.
-    fn snapshot_to_merge(&self, spec: &DeviceSpec) -> Result<Option<u32>, Reason> {
+    pub(super) fn snapshot_to_merge(&self, spec: &DeviceSpec) -> Result<Option<u32>, Reason> {
         let TargetParams::SnapshotMerge(merge) = &spec.table.params else { return Ok(None) };
         let cow = self.machine.disk_at(&merge.cow);
         let has = |word: &str, id| word == merge.cow || Some(id) == cow;

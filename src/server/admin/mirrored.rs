@@ -221,24 +221,6 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Refuses a mirror in the place of another one if one of its disks is not there: the old one
-    /// is closed before the new one is opened, and may have lost a disk as well since.
-    pub(super) fn refuse_missing(&self, id: u32, table: &DeviceSpec) -> Result<(), Reason> {
-        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
-        if entry.mirror().is_none() || !is_mirror(table) || mutant::is(Mutant::ClosedForMissing) {
-            return Ok(());
-        }
-        let words = table.table.params.devices();
-        match words.iter().find(|word| self.machine.disk_at(word).is_none()) {
-            None => Ok(()),
-            Some(path) => Err(format!(
-                "{path}: there is no such device or file; the old table is still in place, and \
-                 the device is as it was"
-            )
-            .into()),
-        }
-    }
-
     /// Closes the mirror of a suspended device, which `new` replaces. If that has another log, the
     /// present log will know nothing of the legs, and says so first; `force`: or is left as it is
     /// if it cannot be written. `again`: `new` is put back.

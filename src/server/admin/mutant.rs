@@ -296,6 +296,14 @@ pub enum Mutant {
     ServedApart,
     /// An origin that a failed command has opened stays open.
     OriginKept,
+    /// A snapshot is closed for a merge though its store cannot be opened again.
+    ClosedUnasked,
+    /// A disk is closed that is gone then.
+    ClosedForGood,
+    /// Devices are left though the next server cannot open their disks.
+    LeftUnopenable,
+    /// The origin is suspended for the end of a merge that cannot be recorded.
+    SuspendedUnrecorded,
 }
 
 #[cfg(feature = "mutants")]

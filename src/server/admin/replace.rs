@@ -27,9 +27,6 @@ use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, Reply};
 use crate::ublk::{Params, attrs, device};
 
-/// What a failed resume says if it has changed nothing.
-pub(super) const STAYS_LOADED: &str = "; the table stays loaded, and the device is as it was";
-
 impl<M: Machine> Administrator<M> {
     /// Refuses a table that can never replace a device's.
     pub(super) fn refuse_load(&self, id: u32, spec: &DeviceSpec) -> Result<(), Reason> {

@@ -16,7 +16,7 @@ use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::recording::Recorded;
-use super::replace::STAYS_LOADED;
+use super::resumed::{STAYS_LOADED, runs_unrecorded};
 use super::state::Administrator;
 use super::targets::Whose;
 use super::waiting::Errand;
@@ -103,7 +103,7 @@ impl<M: Machine> Administrator<M> {
         table: DeviceSpec,
         was_suspended: bool,
     ) -> Result<(), Reason> {
-        self.refuse_missing(id, &table)?;
+        self.refuse_unopenable(id, &table)?;
         if !was_suspended {
             match self.hold(id, false, "resume") {
                 Ok(Ok(())) => {}
@@ -393,8 +393,4 @@ impl<M: Machine> Administrator<M> {
         self.has_left(id);
         Ok(())
     }
-}
-
-pub(super) fn runs_unrecorded(id: u32, why: Reason) -> Reason {
-    why.context(format!("/dev/ublkb{id}: it runs, but the next server will find it suspended"))
 }

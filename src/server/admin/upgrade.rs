@@ -53,6 +53,7 @@ impl<M: Machine> Administrator<M> {
     /// The reason; nothing has changed.
     pub(super) fn leave(&mut self) -> Result<Vec<DeviceState>, Reason> {
         self.refuse_to_leave()?;
+        self.refuse_unopenable_later()?;
         let mut ids: Vec<u32> = self.devices.keys().copied().collect();
         origins_first(&mut ids, |id| self.is_origin(id));
         // A device that is held holds the operations of the snapshots on it.

@@ -219,3 +219,7 @@ impl Device {
         }
     }
 }
+
+pub(super) fn gone(id: u32) -> Reason {
+    format!("/dev/ublkb{id}: no such device").into()
+}

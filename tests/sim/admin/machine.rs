@@ -14,10 +14,11 @@ use dm_targets::snapshot::format::StoreId;
 use dm_targets::snapshot::journal::Journal;
 use dm_targets::units::Sectors;
 
-use super::kernel::{Control, Kernel, Pending};
+use super::journals::RecordsOfCow;
+use super::kernel::{Control, Kernel, Pending, gone};
 use super::open::{Hold, SimOpen, id_of};
 use super::process::{pass_to, spawn_pass};
-use super::records::{Directory, RecordsOfCow};
+use super::records::Directory;
 use super::site::{Other, Site};
 use super::thread::{SimHandle, SimThread};
 use crate::failure::Reason;
@@ -84,10 +85,6 @@ impl Drop for SimMachine {
     fn drop(&mut self) {
         self.executor.clear();
     }
-}
-
-pub(super) fn gone(id: u32) -> Reason {
-    format!("/dev/ublkb{id}: no such device").into()
 }
 
 impl Machine for SimMachine {
@@ -369,6 +366,10 @@ impl Machine for SimMachine {
         parts: Option<&[Part]>,
     ) -> Option<OpenErrorKind> {
         self.site.claimed(&self.directory, (id, disk), parts)
+    }
+
+    fn ends_when_closed(&self, disk: DiskId) -> bool {
+        self.site.disks.iter().enumerate().any(|(slot, one)| one.ends.get() && id_of(slot) == disk)
     }
 
     fn new_store_id(&self) -> Result<StoreId, Reason> {

@@ -8,11 +8,11 @@ use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 use dm_targets::units::Sector;
 
+use super::journals::RecordsOfCow;
 use super::merge_refused::refused;
 use super::merging::{self, O, S};
 use super::model::Content;
 use super::process::Process;
-use super::records::RecordsOfCow;
 use super::town::{Town, What};
 use crate::protocol::{Command, DeviceSpec, MergeChange, MergeOptions, Reply};
 use crate::server::admin::machine::Records;

@@ -3,7 +3,8 @@
 use dm_targets::disk::Buffer;
 use dm_targets::units::Sector;
 
-use super::machine::{SimMachine, gone};
+use super::kernel::gone;
+use super::machine::SimMachine;
 use super::open::{HEAD, SimOpen};
 use crate::failure::Reason;
 use crate::protocol::DeviceRef;

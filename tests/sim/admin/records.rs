@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dm_targets::mirror::leg_state::LegState;
-use dm_targets::snapshot::format::Record;
-use dm_targets::snapshot::journal::{Journal, Journaled};
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 
+use super::journals::Table;
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceState, KnownDisk, Part, Which};
 use crate::rundir::all_among;
@@ -34,7 +33,7 @@ pub struct Files {
     lost: BTreeMap<String, (String, Loss)>,
     /// Keyed by the store on the COW.
     departed: BTreeMap<String, Departure>,
-    journals: BTreeMap<String, Table>,
+    pub(super) journals: BTreeMap<String, Table>,
 }
 
 impl Files {
@@ -94,12 +93,6 @@ impl Files {
         self.ended.extend(kept.clone());
         kept
     }
-}
-
-#[derive(Clone, Default)]
-struct Table {
-    places: BTreeMap<usize, Record>,
-    recorded: u64,
 }
 
 /// The state that all processes share.
@@ -358,54 +351,5 @@ impl Losses for Lost {
         if shared.step() {
             shared.files.lost.remove(&self.known_by[0]);
         }
-    }
-}
-
-/// The journal of one COW.
-pub struct RecordsOfCow {
-    pub shared: Arc<Mutex<Shared>>,
-    pub cow: String,
-}
-
-impl RecordsOfCow {
-    fn table<T>(&self, change: bool, work: impl FnOnce(&mut Table) -> T) -> Option<T> {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        // Memory that is already mapped: it can be written even if the directory is full.
-        let goes_on = !change || shared.step();
-        goes_on.then(|| work(shared.files.journals.entry(self.cow.clone()).or_default()))
-    }
-
-    /// Whether it holds a record.
-    pub fn is_left(&self) -> bool {
-        self.table(false, |table| !table.places.is_empty()).unwrap_or(false)
-    }
-}
-
-impl Journal for RecordsOfCow {
-    fn left(&self) -> Journaled {
-        let left = |table: &mut Table| Journaled {
-            records: table.places.values().copied().collect(),
-            recorded: table.recorded,
-        };
-        self.table(false, left).unwrap_or_default()
-    }
-
-    fn set_recorded(&self, count: u64) {
-        self.table(true, |table| table.recorded = count);
-    }
-
-    fn put(&self, place: usize, record: Option<Record>) {
-        self.table(true, |table| match record {
-            Some(record) => drop(table.places.insert(place, record)),
-            None => drop(table.places.remove(&place)),
-        });
-    }
-
-    fn clear(&self) {
-        self.table(true, |table| table.places.clear());
-    }
-
-    fn name(&self) -> String {
-        format!("journal of {}", self.cow)
     }
 }

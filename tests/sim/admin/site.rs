@@ -46,6 +46,8 @@ pub struct Slot {
     pub hangs: Cell<bool>,
     /// It can be opened, and no read of it succeeds.
     pub unreadable: Cell<bool>,
+    /// It is gone when it is closed.
+    pub ends: Cell<bool>,
     /// The right disk, while another disk has its path.
     pub aside: RefCell<Option<Attached>>,
     /// It hangs after so many more operations.
@@ -113,6 +115,7 @@ impl Site {
             number: Cell::new(number),
             hangs: Cell::new(false),
             unreadable: Cell::new(false),
+            ends: Cell::new(false),
             aside: RefCell::default(),
             hangs_after: Cell::new(None),
             claim: Arc::default(),

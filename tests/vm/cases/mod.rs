@@ -61,6 +61,7 @@ mod process_log;
 mod process_loss;
 mod races;
 mod reattached;
+mod reopened;
 mod resize;
 mod scale;
 mod scenarios;
@@ -99,6 +100,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     tables::cases,
     linear::cases,
     lines::cases,
+    reopened::cases,
     resize::cases,
     moves::cases,
     handover::cases,
