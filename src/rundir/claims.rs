@@ -84,19 +84,19 @@ pub fn devices_among(
 }
 
 /// The devices of other families, from their state files. A file that cannot be read may tell of a
-/// device with the disk as its origin if its server is named after the disk; others are skipped.
+/// device with the disk `named` as its origin if its server is named after it; others are skipped.
 ///
 /// # Errors
 /// Such a file cannot be read.
 pub fn all_among(
     files: impl Iterator<Item = (String, Result<Vec<DeviceState>, Reason>)>,
-    id: DiskId,
+    named: Option<DiskId>,
 ) -> Result<Vec<DeviceState>, Reason> {
     let mut all = Vec::new();
     for (key, devices) in files {
         match devices {
             Ok(devices) => all.extend(devices),
-            Err(why) if is_named_after(&key, id) => {
+            Err(why) if named.is_some_and(|id| is_named_after(&key, id)) => {
                 let hint = "; remove the file to continue without the devices that it lists";
                 return Err(why.ending(hint));
             }

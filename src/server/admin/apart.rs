@@ -33,7 +33,7 @@ impl<M: Machine> Administrator<M> {
         let is_on = |machine: &M, other: &DeviceState| {
             origin_of(other).and_then(|path| machine.disk_at(path)) == Some(disk)
         };
-        let found = self.find_beside(disk, is_on)?;
+        let found = self.find_beside(Some(disk), is_on)?;
         found.map_or(Ok(()), |other| {
             Err(format!(
                 "/dev/ublkb{id}: {} of another server has it as its origin, and would miss what \
@@ -60,7 +60,8 @@ impl<M: Machine> Administrator<M> {
         let is_it = |machine: &M, other: &DeviceState| {
             carries(&other.spec) && machine.node(other.id).is_some_and(|(node, _)| node == disk)
         };
-        if let Some(other) = self.find_beside(disk, is_it)? {
+        // A device whose file cannot be read is not on record.
+        if let Some(other) = self.find_beside(None, is_it)? {
             return Err(format!(
                 "{path}: it is {} of another server, which serves its snapshots: add them with \
                  `ublk-dm add snapshot`",
@@ -74,10 +75,10 @@ impl<M: Machine> Administrator<M> {
     /// A device of another family that the kernel has, or may have.
     fn find_beside(
         &mut self,
-        disk: DiskId,
+        named: Option<DiskId>,
         is_it: impl Fn(&M, &DeviceState) -> bool,
     ) -> Result<Option<DeviceState>, Reason> {
-        let all = self.machine.records().devices_beside(disk)?;
+        let all = self.machine.records().devices_beside(named)?;
         let found: Vec<_> = all.into_iter().filter(|one| is_it(&self.machine, one)).collect();
         Ok(found.into_iter().find(|other| {
             let info = self.machine.info(other.id);

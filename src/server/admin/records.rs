@@ -52,8 +52,8 @@ pub trait Records: Clone + Send + 'static {
     /// The devices of other families that are on record, whether the kernel has them or not.
     ///
     /// # Errors
-    /// A state file cannot be read whose server is named after this disk.
-    fn devices_beside(&self, disk: DiskId) -> Result<Vec<DeviceState>, Reason>;
+    /// A state file cannot be read whose server is named after the disk `named`.
+    fn devices_beside(&self, named: Option<DiskId>) -> Result<Vec<DeviceState>, Reason>;
     /// Refuses a device of this run directory that no file has on record.
     ///
     /// # Errors

@@ -41,8 +41,8 @@ impl Records for Files {
         self.rundir.names_beside(&self.key)
     }
 
-    fn devices_beside(&self, disk: DiskId) -> Result<Vec<DeviceState>, Reason> {
-        all_among(self.rundir.devices_by_family(Some(&self.key))?, disk)
+    fn devices_beside(&self, named: Option<DiskId>) -> Result<Vec<DeviceState>, Reason> {
+        all_among(self.rundir.devices_by_family(Some(&self.key))?, named)
     }
 
     fn refuse_unrecorded(&self, disk: DiskId) -> Result<(), Reason> {

@@ -147,6 +147,12 @@ fn what_cannot_be_read_may_be_a_snapshot_elsewhere() {
     let parts = [named.as_str(), "damaged", "remove the file"];
     assert!(parts.iter().all(|part| why.contains(part)), "{why}");
     town.site.files(|files| files.states.remove(&named));
+    // Force takes a disk whose other users are not known, and it is no device.
+    town.site.files(|files| files.states.insert("mirror-block-8-0".to_owned(), Damaged));
+    let process = Process::start(&town.site, SNAPS).unwrap();
+    town.processes.insert(SNAPS, process);
+    let forced = DeviceSpec { force: true, ..spec("0 8 snapshot /o /c0 P 2") };
+    town.ask(SNAPS, Command::Add { name: None, id: None, spec: forced }).unwrap();
     town.ask(LINES, Command::Resume { device: lower }).unwrap();
 }
 

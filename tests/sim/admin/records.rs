@@ -212,8 +212,8 @@ impl Records for Directory {
         Ok(self.devices_beside().into_iter().map(|device| device.name).collect())
     }
 
-    fn devices_beside(&self, disk: DiskId) -> Result<Vec<DeviceState>, Reason> {
-        all_among(self.files_beside().into_iter(), disk)
+    fn devices_beside(&self, named: Option<DiskId>) -> Result<Vec<DeviceState>, Reason> {
+        all_among(self.files_beside().into_iter(), named)
     }
 
     /// Every device is on record here.
