@@ -83,7 +83,7 @@ fn show(asked: &clap::Error) -> ExitCode {
 
 fn main() -> ExitCode {
     sys::limits::ignore_signal();
-    if let Some(disks) = silent::asked(std::env::args_os().skip(1)) {
+    if let Some(disks) = silent::asked(std::env::args_os().skip(1), std::io::stdin()) {
         let asked = silent::ask_all(disks, std::io::stdout());
         return asked.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }

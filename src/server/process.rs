@@ -22,6 +22,7 @@ use super::{Server, environment, logging, manager};
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{self, FamilyLock, RunDir};
+use crate::storage::silent;
 use crate::sys::apart;
 use crate::ublk::device;
 
@@ -178,6 +179,7 @@ fn says_something(stdout: &ChildStdout) -> std::io::Result<bool> {
 /// Runs a server in the background; its starter reads stdout. With `standby` it listens only when
 /// its starter says so.
 pub fn serve(key: &str, standby: bool) -> Result<ExitCode, Failure> {
+    silent::get_ready();
     let failed = environment::prepare(false);
     let rundir = RunDir::open()?;
     let listening = begin(&rundir, key, false, &failed).and_then(|(server, beginning)| {

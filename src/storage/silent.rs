@@ -1,8 +1,9 @@
 //! Whether disks answer at all, checked before a thread that must not block waits for them.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::io::{self, Write};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +12,27 @@ use std::time::Duration;
 use super::content;
 use super::{Access, Claim, OpenDisk};
 use crate::failure::{Failure, Kind, Reason};
-use crate::sys::apart::{self, Outcome};
+use crate::sys::apart::{self, Outcome, Ready};
 
-/// The hidden verb that probes disks. The words after it are their paths.
+/// The hidden verb that probes disks. The words after it are their paths; without any, stdin has
+/// them, each with a zero after it.
 const ASK_VERB: &str = "ask-disk";
 /// How long a disk may take to open and to read its first block. The kernel fails an NVMe or SCSI
 /// command after 30 s, and a snapshot whose COW is left out may be lost: the limit is long enough
 /// for that answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(35);
+
+/// The child for the first disks that a server is to probe.
+static READY: Mutex<Option<Ready>> = Mutex::new(None);
+
+/// Starts the child for the first probe of a new server, which goes on meanwhile: the start of that
+/// child takes longer than the probe.
+pub fn get_ready() {
+    match apart::ready(ASK_VERB) {
+        Ok(ready) => *READY.lock().unwrap_or_else(PoisonError::into_inner) = Some(ready),
+        Err(why) => log::debug!("{why}"),
+    }
+}
 
 /// The disks that do not answer in time. An error is an answer: opening the disk returns the
 /// details.
@@ -26,8 +40,13 @@ pub fn silent(disks: &BTreeSet<String>) -> BTreeSet<String> {
     if disks.is_empty() {
         return BTreeSet::new();
     }
-    let words: Vec<&str> = [ASK_VERB].into_iter().chain(disks.iter().map(String::as_str)).collect();
-    match apart::run(&words, ANSWER_LIMIT) {
+    let paths = || disks.iter().map(String::as_str);
+    let ready = READY.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let outcome = ready.and_then(|ready| ready.run(paths(), ANSWER_LIMIT)).unwrap_or_else(|| {
+        let words: Vec<&str> = [ASK_VERB].into_iter().chain(paths()).collect();
+        apart::run(&words, ANSWER_LIMIT)
+    });
+    match outcome {
         Outcome::Done => BTreeSet::new(),
         Outcome::Failed(why) => {
             log::warn!("disks are probed in this process instead of a child process: {why}");
@@ -123,10 +142,24 @@ fn within<T: Send + 'static>(
     })
 }
 
-/// The disks that this process has been started to probe. Its words are not a command line for
-/// users: parsing them as one, which builds the help of all verbs, takes longer than the probe.
-pub fn asked(mut words: impl Iterator<Item = OsString>) -> Option<Vec<PathBuf>> {
-    (words.next()? == ASK_VERB).then(|| words.map(PathBuf::from).collect())
+/// The disks that this process has been started to probe, which `input` has if no word names any.
+/// Its words are not a command line for users: parsing them as one, which builds the help of all
+/// verbs, takes longer than the probe.
+pub fn asked(
+    mut words: impl Iterator<Item = OsString>,
+    mut input: impl Read,
+) -> Option<Vec<PathBuf>> {
+    if words.next()? != ASK_VERB {
+        return None;
+    }
+    let named: Vec<PathBuf> = words.map(PathBuf::from).collect();
+    if !named.is_empty() {
+        return Some(named);
+    }
+    let mut given = Vec::new();
+    input.read_to_end(&mut given).ok()?;
+    let paths = given.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+    Some(paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect())
 }
 
 /// Opens disks and reads their first blocks, in a process that does nothing else: one thread for
@@ -166,7 +199,6 @@ fn each_apart(
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -188,10 +220,13 @@ mod tests {
 
     #[test]
     fn only_the_verb_makes_a_process_ask_and_every_other_word_is_a_disk() {
-        let of = |words: &[&str]| asked(words.iter().map(OsString::from));
+        let given = |words: &[&str], input: &[u8]| asked(words.iter().map(OsString::from), input);
+        let of = |words: &[&str]| given(words, b"/z\0");
         assert_eq!(of(&[ASK_VERB, "/a", "-v"]), Some(vec!["/a".into(), "-v".into()]));
         assert_eq!(of(&["add", ASK_VERB, "/a"]), None);
         assert_eq!(of(&[]), None);
+        assert_eq!(given(&[ASK_VERB], b"/a\0/b c\0"), Some(vec!["/a".into(), "/b c".into()]));
+        assert_eq!(given(&[ASK_VERB], b""), Some(Vec::new()), "it is not needed any more");
     }
 
     #[test]

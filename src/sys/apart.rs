@@ -5,7 +5,7 @@
 //! program under its hidden verbs; they have none of its descriptors but a pipe, and a late child
 //! stays behind alone.
 
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,19 +34,54 @@ pub fn run(words: &[&str], limit: Duration) -> Outcome {
     outcome_of(command, limit)
 }
 
-fn outcome_of(mut command: Command, limit: Duration) -> Outcome {
+/// A child that has been started and waits for its words. It ends without them.
+pub struct Ready(Child);
+
+/// Starts a hidden verb of this program that reads its words from stdin, before they are known: a
+/// start takes longer than most jobs.
+///
+/// # Errors
+/// It cannot be started.
+pub fn ready(verb: &str) -> io::Result<Ready> {
+    let mut command = Command::new(PROGRAM);
+    command.arg(verb);
+    spawn(command, Stdio::piped()).map(Ready)
+}
+
+impl Ready {
+    /// Gives the child its words, each with a zero after it, and waits for its end, at most
+    /// `limit`. `None`: it has ended before.
+    pub fn run<'a>(
+        mut self,
+        words: impl Iterator<Item = &'a str>,
+        limit: Duration,
+    ) -> Option<Outcome> {
+        let end = Instant::now() + limit;
+        let told: Vec<u8> = words.flat_map(|word| word.bytes().chain([0])).collect();
+        let given = self.0.stdin.take().is_some_and(|mut stdin| stdin.write_all(&told).is_ok());
+        if given {
+            return Some(end_of(self.0, end));
+        }
+        reap_later(self.0);
+        None
+    }
+}
+
+fn outcome_of(command: Command, limit: Duration) -> Outcome {
     let end = Instant::now() + limit;
-    // A late child must hold nothing that another process waits for, and keep no file system busy.
-    let child = command
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut child = match child {
-        Ok(child) => child,
-        Err(error) => return Outcome::Failed(format!("{PROGRAM}: {error}")),
-    };
+    match spawn(command, Stdio::null()) {
+        Ok(child) => end_of(child, end),
+        Err(error) => Outcome::Failed(format!("{PROGRAM}: {error}")),
+    }
+}
+
+/// A late child must hold nothing that another process waits for, and keep no file system busy.
+fn spawn(mut command: Command, stdin: Stdio) -> io::Result<Child> {
+    command.current_dir("/").stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.spawn()
+}
+
+fn end_of(mut child: Child, end: Instant) -> Outcome {
     let mut message = Vec::new();
     let ended = child.stdout.take().is_none_or(|stdout| read_until(stdout, end, &mut message));
     let message = String::from_utf8_lossy(&message).into_owned();
@@ -133,6 +168,21 @@ mod tests {
             matches!(&silent, Outcome::Failed(why) if why.contains("exit status: 3")),
             "{silent:?}"
         );
+    }
+
+    #[test]
+    fn a_child_that_waits_for_its_words_gets_them_or_ends() {
+        let ready = |line| Ready(spawn(shell(line), Stdio::piped()).unwrap());
+        let run = |ready: Ready, words: &[&str]| {
+            ready.run(words.iter().copied(), Duration::from_secs(30))
+        };
+        let given = "[ \"$(tr '\\0' '|')\" = 'a|b c|' ]";
+        assert_eq!(run(ready(given), &["a", "b c"]), Some(Outcome::Done));
+        assert!(matches!(run(ready(given), &["a"]), Some(Outcome::Failed(_))));
+        let mut gone = ready("exec 0<&-; exit 0");
+        gone.0.wait().unwrap();
+        // `wait` has closed its stdin.
+        assert_eq!(run(gone, &["a"]), None);
     }
 
     #[test]
