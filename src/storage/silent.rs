@@ -37,11 +37,13 @@ pub fn get_ready() {
 /// The disks that do not answer in time. An error is an answer: opening the disk returns the
 /// details.
 pub fn silent(disks: &BTreeSet<String>) -> BTreeSet<String> {
+    let ready = READY.lock().unwrap_or_else(PoisonError::into_inner).take();
     if disks.is_empty() {
+        // A server whose first device has no disk may never probe one.
+        ready.into_iter().for_each(Ready::dismiss);
         return BTreeSet::new();
     }
     let paths = || disks.iter().map(String::as_str);
-    let ready = READY.lock().unwrap_or_else(PoisonError::into_inner).take();
     let outcome = ready.and_then(|ready| ready.run(paths(), ANSWER_LIMIT)).unwrap_or_else(|| {
         let words: Vec<&str> = [ASK_VERB].into_iter().chain(paths()).collect();
         apart::run(&words, ANSWER_LIMIT)

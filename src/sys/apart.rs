@@ -62,8 +62,14 @@ impl Ready {
         if given {
             return Some(end_of(self.0, end));
         }
-        reap_later(self.0);
+        self.dismiss();
         None
+    }
+
+    /// Has the child end without words.
+    pub fn dismiss(mut self) {
+        drop(self.0.stdin.take());
+        reap_later(self.0);
     }
 }
 

@@ -63,20 +63,23 @@ fn other_disk(by_table: bool) -> Result<(), String> {
     town.merge(S, false)
 }
 
-fn unreadable_cow(by_table: bool) -> Result<(), String> {
+/// The COW could not be opened again for a while.
+fn spoiled_cow(spoil: fn(&Town, bool), by_table: bool, words: &str) -> Result<(), String> {
     let mut town = merging::town();
-    town.site.disks[COW].unreadable.set(true);
-    no_merge(&mut town, by_table, "Input/output error")?;
-    town.site.disks[COW].unreadable.set(false);
+    spoil(&town, true);
+    no_merge(&mut town, by_table, words)?;
+    spoil(&town, false);
     town.merge(S, false)
 }
 
+fn unreadable_cow(by_table: bool) -> Result<(), String> {
+    let spoil = |town: &Town, on| town.site.disks[COW].unreadable.set(on);
+    spoiled_cow(spoil, by_table, "Input/output error")
+}
+
 fn detached_cow(by_table: bool) -> Result<(), String> {
-    let mut town = merging::town();
-    town.site.disks[COW].ends.set(true);
-    no_merge(&mut town, by_table, "/c0: it is detached as soon as it is closed")?;
-    town.site.disks[COW].ends.set(false);
-    town.merge(S, false)
+    let spoil = |town: &Town, on| town.site.disks[COW].ends.set(on);
+    spoiled_cow(spoil, by_table, "/c0: it is detached as soon as it is closed")
 }
 
 /// One leg, of which the other mirror would be none, or the log.
