@@ -6,8 +6,8 @@ use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use super::budget::Budget;
-use super::job::{Job, SLICE_SECTORS};
-use super::part::{Flags, Part};
+use super::job::Job;
+use super::part::{Flags, Part, SLICE_SECTORS};
 use super::throttle::Throttle;
 use crate::disk::{Buffer, Disk, DiskError, Errno, Host, Memory};
 use crate::exec::{Executor, WaitQueue};

@@ -3,7 +3,7 @@
 //!
 //! A job is a list of [`Part`]s, each a range of the source and its destination. Parts may overlap:
 //! so one read of an origin serves all its snapshots. The source ranges are cut into slices of at
-//! most [`SLICE_SECTORS`], of which at most [`SLICES_IN_FLIGHT`] are in flight. Slices start in
+//! most [`super::SLICE_SECTORS`], of which at most [`SLICES_IN_FLIGHT`] are in flight. Slices start in
 //! ascending order and complete in any order; a slice's writes start only after its read has
 //! completed. After an error no further slice starts, unless errors are ignored.
 //!
@@ -11,17 +11,16 @@
 //! needs no tasks of its own and allocates nothing once its lists have grown.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::budget::Budget;
-use super::part::{Flags, Part, fail_overlapping, run_end, start_write};
+use super::part::{Flags, Order, Part, fail_overlapping, run_end, start_write};
 use super::throttle::{Admission, PAUSE_MS};
 use crate::disk::{Buffer, Disk, DiskError, Io, Memory};
 use crate::units::{Sector, Sectors};
 
-/// Longest slice: 512 KiB, the kernel's default sub-job.
-pub const SLICE_SECTORS: u64 = 1024;
 /// Slices of one job in flight together, as in the kernel.
 pub const SLICES_IN_FLIGHT: usize = 8;
 
@@ -68,7 +67,8 @@ impl Slice {
 /// A reusable job: fill `parts`, run the job, check the parts.
 pub struct Job {
     /// The ranges to copy. Parts that follow each other in this list and on both disks are written
-    /// together.
+    /// together. In a long list they should be in the order of the source: each slice searches all
+    /// of the others.
     pub parts: Vec<Part>,
     /// The first read error of the last run.
     pub read_error: Option<DiskError>,
@@ -86,6 +86,8 @@ pub struct Job {
     used: usize,
     source: Option<Disk>,
     flags: Flags,
+    /// How a slice finds its parts.
+    order: Order,
     cursor: u64,
     /// The range from the cursor on that the next slice will take.
     next: Option<(u64, u64)>,
@@ -108,6 +110,7 @@ impl Job {
             used: 0,
             source: None,
             flags: Flags::default(),
+            order: Order::Any,
             cursor: 0,
             next: None,
             again: Vec::new(),
@@ -133,36 +136,15 @@ impl Job {
     ) -> Run<'a> {
         self.source = source.cloned();
         self.flags = flags;
+        self.order = Order::of(&self.parts);
         self.cursor = 0;
-        self.next = self.next_range();
+        self.next = self.order.next_range(&self.parts, 0);
         self.write_cursor = self.next.map_or(0, |(from, _)| from);
         (self.active, self.used) = (0, 0);
         self.written = Sectors(0);
         self.again.clear();
         self.stopped = false;
         Run { job: self, budget }
-    }
-
-    /// The next range of the source that a part needs, at most a slice long.
-    fn next_range(&self) -> Option<(u64, u64)> {
-        if let [part] = &self.parts[..] {
-            let start = part.from.0.max(self.cursor);
-            return (start < part.end()).then(|| (start, (part.end() - start).min(SLICE_SECTORS)));
-        }
-        let needs = |part: &&Part| part.end() > self.cursor && part.count.0 > 0;
-        let start =
-            self.parts.iter().filter(needs).map(|part| part.from.0.max(self.cursor)).min()?;
-        let limit = start + SLICE_SECTORS;
-        let mut end = start;
-        loop {
-            let reached = end;
-            for part in self.parts.iter().filter(|part| part.from.0 <= reached.max(start)) {
-                end = end.max(part.end().min(limit));
-            }
-            if end == reached || end == limit {
-                return Some((start, end - start));
-            }
-        }
     }
 
     fn done(&self) -> bool {
@@ -194,7 +176,7 @@ impl Job {
             self.used = self.used.max(index + 1);
             if self.again.pop().is_none() {
                 self.cursor = from + count;
-                self.next = self.next_range();
+                self.next = self.order.next_range(&self.parts, self.cursor);
             }
         }
     }
@@ -293,9 +275,10 @@ impl Job {
         }
         self.write_cursor = from + count;
         let slice = &mut self.slices[index];
-        let mut first = 0;
-        while first < self.parts.len() {
-            let last = run_end(&self.parts, first);
+        let Range { start: mut first, end: behind } =
+            self.order.overlapping(&self.parts, from, from + count);
+        while first < behind {
+            let last = run_end(&self.parts[..behind], first);
             let (head, tail) = (&self.parts[first], &self.parts[last]);
             let start = head.from.0.max(from);
             let end = tail.end().min(from + count);

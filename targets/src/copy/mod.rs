@@ -93,8 +93,8 @@ mod part;
 mod throttle;
 
 pub use client::{Client, JobLease, MAX_DESTINATIONS, Outcome, Token};
-pub use job::{Job, SLICE_SECTORS, SLICES_IN_FLIGHT};
-pub use part::{Flags, Part};
+pub use job::{Job, SLICES_IN_FLIGHT};
+pub use part::{Flags, Part, SLICE_SECTORS};
 pub use throttle::{Admission, Throttle};
 
 #[cfg(test)]

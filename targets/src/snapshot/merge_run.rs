@@ -194,6 +194,8 @@ impl Merge {
             let (from, to) = (size.start_of_cow(piece.new), self.origin.disk().clone());
             job.parts.push(Part { from, count: *count, to, at: *at, failed: false });
         }
+        // A batch goes backwards; a COW is filled forwards, and what is adjacent there is one read.
+        job.parts.sort_unstable_by_key(|part| part.from);
         if !mutant::is(Mutant::MergeAsksEarly) {
             self.origin.may_change(ranges).await.map_err(MergeFault::Copy)?;
         }
