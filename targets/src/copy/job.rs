@@ -3,8 +3,8 @@
 //!
 //! A job is a list of [`Part`]s, each a range of the source and its destination. Parts may overlap:
 //! so one read of an origin serves all its snapshots. The source ranges are cut into slices of at
-//! most [`super::SLICE_SECTORS`], of which at most [`SLICES_IN_FLIGHT`] are in flight. Slices start in
-//! ascending order and complete in any order; a slice's writes start only after its read has
+//! most [`super::SLICE_SECTORS`], of which at most [`SLICES_IN_FLIGHT`] are in flight. Slices start
+//! in ascending order and complete in any order; a slice's writes start only after its read has
 //! completed. After an error no further slice starts, unless errors are ignored.
 //!
 //! The engine is one future that moves its slices forward whenever the task is woken, so a job
