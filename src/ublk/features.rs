@@ -25,7 +25,7 @@ macro_rules! feature {
     };
 }
 
-/// Every feature up to Linux 7.2, by bit.
+/// Every feature up to Linux 7.3, by bit.
 pub const FEATURES: &[Feature] = &[
     feature!(
         UBLK_F_SUPPORT_ZERO_COPY,
@@ -67,6 +67,13 @@ pub const FEATURES: &[Feature] = &[
     feature!(UBLK_F_SAFE_STOP_DEV, "SAFE_STOP_DEV", "7.0", "refuses to stop a device in use"),
     feature!(UBLK_F_NO_AUTO_PART_SCAN, "NO_AUTO_PART_SCAN", "7.0", "no partition scan at start"),
     feature!(UBLK_F_SHMEM_ZC, "SHMEM_ZC", "7.1", "zero copy through shared memory"),
+    // The bindings end before this one.
+    Feature {
+        flag: 1 << 20,
+        name: "IO_DESC_SIZE",
+        since: "7.3",
+        purpose: "the server chooses the size of a request's descriptor",
+    },
 ];
 
 /// The names of the known features in `flags`, by bit.
@@ -99,7 +106,7 @@ mod tests {
         let of_6_12 = 0x1fe;
         assert_eq!(feature_names(of_6_12).len(), 8);
         assert_eq!(feature_names(0x9), ["SUPPORT_ZERO_COPY", "USER_RECOVERY"]);
-        assert_eq!(unknown_features(of_6_12 | 1 << 20), 1 << 20);
-        assert_eq!(unknown_features(0xf_ffff), 0);
+        assert_eq!(unknown_features(of_6_12 | 1 << 21), 1 << 21);
+        assert_eq!(unknown_features(0x1f_ffff), 0);
     }
 }

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use super::sources::Sources;
 
 /// The documents whose names of files are looked up.
-const DOCUMENTS: [&str; 4] =
-    ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "docs/guarantees.md"];
+const DOCUMENTS: [&str; 5] =
+    ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "docs/guarantees.md", OTHERS];
+/// The list of what others test, with the cases that do so here.
+const OTHERS: &str = "tests/vm/others.md";
 /// The directories that have files of the project.
 const DIRECTORIES: [&str; 5] = ["src", "targets", "tests", "ci", "docs"];
 /// The files with a list of mutants.
@@ -160,6 +162,30 @@ fn tests_and_mutants_that_show_a_guarantee_exist() {
     let cells = rows.filter_map(|line| line.trim_end_matches(['|', ' ']).rsplit(" | ").next());
     let missing: Vec<String> = cells.flat_map(|cell| evidence.missing(cell)).collect();
     assert_eq!(missing, Vec::<String>::new(), "docs/guarantees.md names what is not there");
+}
+
+/// The cases in the last cell of a row: names with a hyphen.
+fn cases_in(row: &str) -> Vec<&str> {
+    let cell = row.trim_end_matches(['|', ' ']).rsplit(" | ").next().unwrap();
+    let is_case = |name: &&str| {
+        let word = |char: char| char.is_ascii_alphanumeric() || "-*".contains(char);
+        name.contains('-') && !name.starts_with('-') && name.chars().all(word)
+    };
+    names_in(cell).into_iter().filter(is_case).collect()
+}
+
+#[test]
+fn cases_for_what_others_test_exist() {
+    let evidence = Evidence::read();
+    let text = read(OTHERS);
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    let cases: Vec<&str> = rows.iter().flat_map(|row| cases_in(row)).collect();
+    let is_missing = |name: &&&str| !Evidence::is_in(name, &evidence.cases);
+    let missing: Vec<_> = cases.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "{OTHERS} names {missing:?}");
+    // A row has cases, or says why there is nothing to test.
+    let says = |row: &&str| !cases_in(row).is_empty() || row.contains("not ours: ");
+    assert!(rows.len() > 40 && rows.iter().all(says), "{:?}", rows.iter().find(|row| !says(row)));
 }
 
 #[test]

@@ -16,6 +16,9 @@ pub const SECTOR: u64 = 512;
 /// Sectors of one MiB.
 pub const MIB: u64 = 2048;
 
+/// Sectors of a page of memory.
+const PAGE_SECTORS: u64 = 8;
+
 /// A length or index in memory.
 pub fn us(n: u64) -> usize {
     usize::try_from(n).expect("64-bit machine")
@@ -36,6 +39,13 @@ impl Buf {
         let bytes = vec![0; len + ALIGN];
         let start = bytes.as_ptr().align_offset(ALIGN);
         Buf { bytes, start, len }
+    }
+
+    /// The same, at an offset in its first page.
+    pub fn in_page(sectors: u64, offset_bytes: usize) -> Buf {
+        let whole = Buf::new(sectors + PAGE_SECTORS);
+        assert!(offset_bytes < 4096, "an offset in a page");
+        Buf { start: whole.start + offset_bytes, len: us(sectors * SECTOR), bytes: whole.bytes }
     }
 }
 

@@ -34,6 +34,7 @@ mod server;
 mod sh;
 mod store;
 mod tool;
+mod trace;
 mod tree;
 
 use std::env;

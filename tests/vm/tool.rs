@@ -73,6 +73,25 @@ impl Tool {
         self.resume(name);
     }
 
+    /// The same, without waiting for requests that the old table cannot end.
+    pub fn swap_noflush(self, name: &str, line: &str) {
+        self.load(name, line);
+        match self {
+            Kernel => kernel::suspend(name, true),
+            Ours => drop(ublk_dm(&format!("suspend {name} --noflush")).ok()),
+        }
+        self.resume(name);
+    }
+
+    /// Makes a device longer that is in use: its table is the same, but for the length.
+    pub fn grow(self, name: &str, line: &str) {
+        let sectors = line.split(' ').nth(1).expect("a line has a length");
+        match self {
+            Kernel => kernel::swap(name, line),
+            Ours => drop(ublk_dm(&format!("resize {name} {sectors}s")).ok()),
+        }
+    }
+
     /// Removes a device.
     pub fn remove(self, name: &str) {
         match self {

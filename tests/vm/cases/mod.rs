@@ -65,6 +65,9 @@ mod reopened;
 mod resize;
 mod scale;
 mod scenarios;
+mod scenarios_lvm;
+mod scenarios_sharing;
+mod self_tests;
 mod shared;
 mod stack_apart;
 mod stack_joined;
@@ -137,6 +140,9 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     stack_named::cases,
     shared::cases,
     scenarios::cases,
+    scenarios_lvm::cases,
+    scenarios_sharing::cases,
+    self_tests::cases,
     stack_joined::cases,
     stack_tables::cases,
     stacks::cases,

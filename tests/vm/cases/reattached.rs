@@ -127,10 +127,10 @@ fn linear() {
 }
 
 /// Where the partition starts: after its disk's first MiB.
-const START: u32 = 2048;
+pub(super) const START: u32 = 2048;
 
 /// A partition table with one partition, in the form of the PC BIOS.
-fn put_partition(disk: &str) {
+pub(super) fn put_partition(disk: &str) {
     let mut table = Buf::new(1);
     let entry = &mut table[446..462];
     entry[4] = 0x83; // Linux

@@ -25,19 +25,19 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Sectors of a volume.
-const LEN: u64 = 16 * MIB;
+pub(super) const LEN: u64 = 16 * MIB;
 /// Sectors of a COW.
 const COW: u64 = 24 * MIB;
 /// Where a disk's first extent begins.
-const FIRST: u64 = 2048;
+pub(super) const FIRST: u64 = 2048;
 /// The load on a volume, until it is stopped.
 const LOAD: Plan =
     Plan { writers: 8, max_sectors: 256, writes: u64::MAX, seconds: 100, may_break: false };
 /// How long a volume is written between two steps.
-const WHILE: Duration = Duration::from_millis(400);
+pub(super) const WHILE: Duration = Duration::from_millis(400);
 
 /// Writes to a volume all the time while a script runs, and verifies it in the end.
-fn under_load(path: &str, seed: u64, script: impl FnOnce(&View)) -> View {
+pub(super) fn under_load(path: &str, seed: u64, script: impl FnOnce(&View)) -> View {
     let view = View::new("vol ", LEN);
     let disk = Disk::open(path);
     view.fill(&disk);
@@ -55,7 +55,7 @@ fn under_load(path: &str, seed: u64, script: impl FnOnce(&View)) -> View {
     view
 }
 
-fn linear(disk: &str, at: u64) -> String {
+pub(super) fn linear(disk: &str, at: u64) -> String {
     format!("0 {LEN} linear {disk} {at}")
 }
 
@@ -107,7 +107,7 @@ fn take(tool: Tool, view: &View, real: &str, cow: &str, load: impl FnOnce()) -> 
 }
 
 /// A deleted snapshot's store is known as lost with the origin's next write.
-fn forget(tool: Tool) {
+pub(super) fn forget(tool: Tool) {
     if tool == Tool::Ours {
         server::forget_lost();
         server::forget_departed();

@@ -36,24 +36,24 @@ const KINDS: [&str; 2] = ["P", "N"];
 const CHUNK: u64 = 8;
 
 /// An origin's device and its disk, and where the next COW begins.
-struct Stack {
+pub(super) struct Stack {
     tool: Tool,
-    disk: String,
-    origin: String,
+    pub(super) disk: String,
+    pub(super) origin: String,
     len: u64,
-    snapshots: Vec<String>,
+    pub(super) snapshots: Vec<String>,
     cows: u64,
 }
 
 impl Stack {
-    fn new(tool: Tool, len: u64) -> Stack {
+    pub(super) fn new(tool: Tool, len: u64) -> Stack {
         let disk = slice("suite-disk", "n0", 0, len);
         let origin = tool.create("suite-origin", &format!("0 {len} snapshot-origin {disk}"));
         Stack { tool, disk, origin, len, snapshots: Vec::new(), cows: 0 }
     }
 
     /// The COW of the next snapshot, which holds no store yet.
-    fn cow(&mut self, sectors: u64) -> String {
+    pub(super) fn cow(&mut self, sectors: u64) -> String {
         let cow = slice(&self.cow_name(), "n1", self.cows, sectors);
         self.cows += sectors;
         Disk::open(&cow).zero(0, 8);
@@ -65,7 +65,7 @@ impl Stack {
     }
 
     /// Makes a device of a snapshot. The kernel's origin learns of it when it is resumed.
-    fn add(&mut self, line: &str) -> String {
+    pub(super) fn add(&mut self, line: &str) -> String {
         let name = format!("suite-snap{}", self.snapshots.len());
         self.tool.suspend("suite-origin");
         let path = self.tool.create(&name, line);
@@ -84,12 +84,12 @@ impl Stack {
         self.add(&self.line(&cow, kind, CHUNK))
     }
 
-    fn line(&self, cow: &str, kind: &str, chunk: u64) -> String {
+    pub(super) fn line(&self, cow: &str, kind: &str, chunk: u64) -> String {
         format!("0 {} snapshot {} {cow} {kind} {chunk}", self.len, self.disk)
     }
 
     /// Everything goes, the snapshots first.
-    fn end(self) {
+    pub(super) fn end(self) {
         for (number, name) in self.snapshots.iter().enumerate() {
             self.tool.remove(name);
             kernel::remove(&format!("suite-cow{number}"));
@@ -152,7 +152,7 @@ fn chunks(tool: Tool, _seed: u64) {
 }
 
 /// What is known of a device is known of another one that shows the same.
-fn copy_of(view: &View) -> View {
+pub(super) fn copy_of(view: &View) -> View {
     let copy = View::new("copy", view.sectors());
     copy.put(view.cells(0, view.sectors()));
     copy
