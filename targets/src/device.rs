@@ -170,8 +170,13 @@ impl Device {
         }
     }
 
-    /// The same through an origin.
+    /// The same through an origin; not beside a merge, which has the origin for itself.
     async fn pass_through(&self, origin: &Origin, request: &Request) -> Result<(), TargetError> {
+        let writes = matches!(request.kind, RequestKind::Write { .. } | RequestKind::Discard);
+        if writes && origin.has_merge() && !mutant::is(Mutant::WrittenPastMerge) {
+            // It would pass the merge, which may copy over it.
+            return Err(TargetError::Merging);
+        }
         // No await since the gate was found open.
         self.users.enter();
         let result = origin.handle(request).await;
@@ -242,6 +247,12 @@ impl Device {
     pub async fn hold_users(&self) {
         self.users.hold();
         self.users.drained().await;
+    }
+
+    /// Waits until the origin that the device carries has no request of a user that it had before.
+    pub async fn drain_users(&self) {
+        self.hold_users().await;
+        self.release_users();
     }
 
     /// Holds the users of a new device back until [`Device::release_users`]: the kernel may send

@@ -46,6 +46,8 @@ impl Errno {
     pub const EIO: Errno = Errno(5);
     /// Invalid argument: the result of a misaligned or out-of-range operation.
     pub const EINVAL: Errno = Errno(22);
+    /// A write to what is read-only.
+    pub const EROFS: Errno = Errno(30);
     /// No space left on the device: a full COW.
     pub const ENOSPC: Errno = Errno(28);
     /// The user's disk quota is exhausted.

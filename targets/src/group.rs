@@ -4,8 +4,8 @@
 //! Rules kept here: a snapshot joins its origin after its store has been written, and leaves it
 //! before its target is closed; one that leaves while its origin continues to change is marked
 //! invalid first (I9). An origin that a device carries stays as long as the device, so that it
-//! knows the snapshots that have left it (I9), and has a copy client of its own: its copies may
-//! wait for those of the device.
+//! knows the snapshots that have left it (I9), and has the copy client of its height: its copies
+//! may wait for those of the device.
 
 mod stacks;
 
@@ -43,8 +43,9 @@ pub struct Group {
     /// The disks that devices made of ranges have in common.
     pub shared_disks: SharedDisks<DiskKey>,
     origins: Origins,
-    /// Copies the chunks of origins that devices carry; made with the first.
-    upper: RefCell<Option<copy::Client>>,
+    /// Copy the chunks of origins that devices carry, one for each height of these devices; made
+    /// with the first of it.
+    upper: RefCell<Vec<copy::Client>>,
     /// The operations of those origins.
     stacks: RefCell<Vec<stack::Watch>>,
     /// Targets that have no device, kept by their callers.

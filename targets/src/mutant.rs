@@ -150,6 +150,8 @@ pub enum Mutant {
     StackAcksEarly,
     /// I5: the users of a device that carries an origin pass it.
     UsersPassOrigin,
+    /// Users write to a device while a snapshot is merged into the origin that it carries.
+    WrittenPastMerge,
     /// I5: a device carries an origin while requests of its users are under way past it.
     CarriesTooEarly,
     /// A device that carries an origin suspends its target before it holds the origin's operations.

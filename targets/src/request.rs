@@ -65,6 +65,9 @@ pub enum TargetError {
     Ending,
     /// The request would make a snapshot wrong, and that cannot be recorded.
     Unrecorded,
+    /// A snapshot is being merged into the origin that the device carries: it is written through
+    /// the origin's device only.
+    Merging,
 }
 
 impl TargetError {
@@ -80,6 +83,7 @@ impl TargetError {
             | TargetError::Ending
             | TargetError::Unrecorded => Errno::EIO,
             TargetError::Unsupported => Errno::EOPNOTSUPP,
+            TargetError::Merging => Errno::EROFS,
         }
     }
 }
@@ -103,6 +107,12 @@ impl fmt::Display for TargetError {
                 "a snapshot of this disk is no longer valid, and neither its COW nor the run \
                  directory can record that"
             ),
+            TargetError::Merging => {
+                write!(
+                    f,
+                    "a snapshot is being merged into it: it is read-only until that has ended"
+                )
+            }
             TargetError::Ending => write!(f, "the device is being deleted"),
             TargetError::Requeue => write!(f, "requeued because the device was suspended"),
         }

@@ -14,6 +14,7 @@ use dm_targets::linear::target::Linear;
 use dm_targets::mutant::Mutant;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::snapshot::losses::Loss;
+use dm_targets::snapshot::merge::{Bounds, Merge};
 use dm_targets::snapshot::target::Snapshot;
 use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
@@ -22,8 +23,9 @@ use crate::origins::{CHUNK, Fixture, NEW, SIZE, exceptions, parts};
 use crate::pattern;
 
 /// The mutants that the checks detect.
-pub const MUTANTS: [Mutant; 4] = [
+pub const MUTANTS: [Mutant; 5] = [
     Mutant::UsersPassOrigin,
+    Mutant::WrittenPastMerge,
     Mutant::CarriesTooEarly,
     Mutant::CarriedDiscards,
     Mutant::CarriedKeyKept,
@@ -145,9 +147,48 @@ fn discards() -> Result<(), String> {
     (lost == Some(Loss::OriginChanged)).then_some(()).ok_or_else(|| format!("lost: {lost:?}"))
 }
 
+/// A snapshot is merged into the origin that the device carries, through a device of that origin:
+/// what the device's own users write would pass the merge.
+fn users_write_beside_a_merge() -> Result<(), String> {
+    let fixture = Fixture::new();
+    let device = lower(&fixture, 0);
+    fixture.write(LOWER)?;
+    let snapshot = upper(&fixture, 0);
+    let kind = RequestKind::Write { fua: true };
+    fixture.ask(&snapshot, kind, NEW + 1)?;
+    fixture.remove(UPPER);
+    let (group, losses) = (fixture.group.clone(), fixture.world.losses()[0].clone());
+    let cow = fixture.cows[0].disk();
+    let opened = fixture.run(async move {
+        let origin = group.origin(Fixture::key(LOWER as usize)).unwrap();
+        let mut parts = parts(&group, origin.disk(), &cow, losses);
+        parts.copy = origin.copy();
+        let merge = Merge::open(parts, &origin, Bounds::default()).await.unwrap();
+        merge.pause();
+        group.hold(OpenTarget { target: Target::Merge(merge), events: Rc::default() })
+    });
+    let carrier = fixture.group.device(LOWER).and_then(|device| device.carried());
+    let found = fixture.group.carrier_of(&carrier.ok_or("it carries nothing")?);
+    found.filter(|found| Rc::ptr_eq(found, &device)).ok_or("another device carries it")?;
+    let merge = fixture.add(UPPER, opened);
+    let read = |device: &Rc<Device>| fixture.ask(device, RequestKind::Read, NEW);
+    if read(&merge)? != pattern::payload(NEW + 1, 0, CHUNK) {
+        return Err("the device of the merge does not show the snapshot".into());
+    }
+    let drained = device.clone();
+    fixture.run(async move { drained.drain_users().await });
+    if fixture.ask(&device, kind, NEW + 2).is_ok() {
+        return Err("a write passes the merge".into());
+    }
+    read(&device)?;
+    fixture.remove(UPPER);
+    fixture.ask(&device, kind, NEW + 2).map(drop)
+}
+
 /// The violation that a check finds.
 pub fn fault() -> Option<String> {
     let checks = users_write().and_then(|()| write_under_way()).and_then(|()| discards());
+    let checks = checks.and_then(|()| users_write_beside_a_merge());
     let checks = checks.and_then(|()| after_a_departure(false));
     checks.and_then(|()| after_a_departure(true)).err()
 }
@@ -155,6 +196,11 @@ pub fn fault() -> Option<String> {
 #[test]
 fn snapshots_of_a_device_keep_what_its_users_overwrite() {
     users_write().unwrap();
+}
+
+#[test]
+fn nobody_writes_past_a_merge() {
+    users_write_beside_a_merge().unwrap();
 }
 
 #[test]

@@ -87,12 +87,11 @@ impl<M: Machine> Administrator<M> {
         let prepared = match spec.table.params.clone() {
             TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
             TargetParams::SnapshotMerge(snapshot) => {
-                self.refuse_merge_into_carrier(&snapshot.origin, again)?;
-                self.refuse_second_origin(&snapshot.origin, again.is_some())?;
+                self.refuse_second_origin(&snapshot.origin, again)?;
                 self.prepare_snapshot(&snapshot, spec, name, again)
             }
             TargetParams::SnapshotOrigin { origin } => {
-                self.refuse_second_origin(&origin, again.is_some())?;
+                self.refuse_second_origin(&origin, again)?;
                 self.prepare_origin(&origin, spec, again)
             }
             TargetParams::Mirror(mirror) => self.prepare_mirror(&mirror, spec, name, again),
@@ -254,9 +253,7 @@ impl<M: Machine> Administrator<M> {
         self.refuse_claimed(&prepared.deps, &prepared.spec, unread)?;
         self.refuse_apart(state.id, &prepared.spec)?;
         self.refuse_renumbered(&prepared.spec.table.params.devices(), &prepared.spec.named)?;
-        if self.changes_origin(state.id, &prepared.spec) {
-            self.lose_left_out(None)?;
-        }
+        self.lose_left_out(state)?;
         self.lose_departures_on(&prepared.deps, &prepared.spec)?;
         let mut taken = self.machine.records().names_beside()?;
         taken.extend(self.devices.values().map(|entry| entry.name.clone()));

@@ -1,8 +1,9 @@
 //! A device of ublk-dm as the origin of snapshots in another server.
 //!
-//! Rule kept here: I5. A mirror, and a device made of ranges, carries the origin of its snapshots,
-//! so they are in its own server: another one would not see what its users write. Both are compared
-//! while the run directory is locked: of two commands at the same moment one sees the other.
+//! Rule kept here: I5. A mirror, a device made of ranges, and a snapshot carry the origin of their
+//! snapshots, so these are in the server of that device: another one would not see what its users
+//! write. Both are compared while the run directory is locked: of two commands at the same moment
+//! one sees the other.
 
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
@@ -23,7 +24,10 @@ impl<M: Machine> Administrator<M> {
         if mutant::is(Mutant::ServedApart) {
             return Ok(());
         }
-        if carries(spec) { self.refuse_open_elsewhere(id) } else { self.refuse_others(spec) }
+        if carries(spec) {
+            self.refuse_open_elsewhere(id)?;
+        }
+        self.refuse_others(spec)
     }
 
     /// Refuses a device that another server has as the origin of snapshots.
@@ -53,7 +57,10 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         };
         let Some(disk) = self.machine.disk_at(path) else { return Ok(()) };
-        let began_so = self.all_states().iter().any(|one| origin_of(one).is_some());
+        let is_on = |one: &DeviceState| {
+            origin_of(one).and_then(|path| self.machine.disk_at(path)) == Some(disk)
+        };
+        let began_so = self.all_states().iter().any(is_on);
         if began_so || self.nodes.contains_key(&disk) {
             return Ok(());
         }

@@ -10,9 +10,10 @@
 
 use std::rc::Rc;
 
-use super::devices::{self, Device, LeftOut, is_origins, no_device};
+use super::devices::{Device, LeftOut, is_origins, no_device};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
+use super::open_origins::Origin;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::Reason;
@@ -24,33 +25,15 @@ use crate::ublk::device::{BLOCK_PATH, as_disk, replaced};
 /// What a snapshot is of the device that carries its origin.
 const SNAPSHOT_OF: &str = "is a snapshot of it";
 
-/// What opening an origin returns: its disk, the disk's limits, and whether it is read-only.
-type Claimed = (DiskId, Limits, bool);
-
 impl<M: Machine> Administrator<M> {
-    /// The device that carries the family's origin, served or not.
-    pub(super) fn carrier(&self) -> Option<DeviceRef> {
+    /// Whether a device carries the origin of others, served or not.
+    pub(super) fn is_carrier(&self, id: u32) -> bool {
+        let open = self.origins.carried().filter_map(|origin| origin.known.device);
         let left = self.left_out.values().map(|left| &left.device);
         let undone = self.undone_later.iter().map(|new| &new.state);
-        let recorded = || left.chain(undone).find_map(DeviceState::carrier);
-        let served = || self.devices.values().find_map(|entry| entry.deps.carrier());
-        self.carrier.or_else(served).or_else(recorded)
-    }
-
-    /// Whether a device carries the family's origin.
-    pub(super) fn is_carrier(&self, id: u32) -> bool {
-        self.carrier().is_some_and(|carrier| carrier.id == id)
-    }
-
-    /// Whether the users of a device can change the family's origin.
-    pub(super) fn changes_origin(&self, id: u32, spec: &DeviceSpec) -> bool {
-        let shares = spec.table.params.shares_origin();
-        match self.carrier() {
-            Some(carrier) if !shares => carrier.id == id,
-            // Only what stands on it writes to it, and needs it while others are held.
-            None if self.is_disk(id, spec) => false,
-            _ => devices::changes_origin(spec),
-        }
+        let recorded = left.chain(undone).filter_map(DeviceState::carrier);
+        let served = self.devices.values().filter_map(|entry| entry.deps.carrier());
+        open.chain(served).chain(recorded).any(|carrier| carrier.id == id)
     }
 
     /// A device whose origin another device carries, and what it is of that one: served, waiting,
@@ -90,12 +73,7 @@ impl<M: Machine> Administrator<M> {
                 if loaded { vec![device.id] } else { Vec::new() }
             }
             Command::Del { devices, .. } => devices.iter().map(|device| device.id).collect(),
-            Command::Merge { device, .. } => {
-                return self.on_carrier(device.id).map_or(Ok(()), |carrier| {
-                    let name = self.name_of(device.id)?;
-                    Err(format!("{name}: not merged: {}", into_carrier(carrier)).into())
-                });
-            }
+            Command::Merge { device, .. } => vec![device.id],
             _ => return Ok(()),
         };
         ids.into_iter().try_for_each(|id| self.refuse_held(id))
@@ -155,21 +133,21 @@ impl<M: Machine> Administrator<M> {
             format!("{name} is read-only: make a snapshot of its disk")
         } else if let Some(upper) = self.joined_by(id, &[]) {
             format!("{upper} stands on {name}")
-        } else if self.carrier().is_some_and(|carrier| carrier.id != id) {
-            format!("another device of the server of {name} has snapshots already")
         } else {
             return Ok(());
         };
         Err(why.into())
     }
 
-    /// Refuses a merge into a device of this server.
-    pub(super) fn refuse_merge_into_carrier(
-        &self,
-        path: &str,
-        again: Option<&KnownDisks>,
-    ) -> Result<(), Reason> {
-        self.carrier_at(path, again)?.map_or(Ok(()), |carrier| Err(into_carrier(carrier.id).into()))
+    /// Refuses a merge into the origin that a device carries which has users of its own: the merge
+    /// writes past them. As long as it lasts the device's node is read-only.
+    pub(super) fn refuse_used_carrier(&self, carrier: Option<DeviceRef>) -> Result<(), Reason> {
+        let Some(DeviceRef { id, .. }) = carrier else { return Ok(()) };
+        if mutant::is(Mutant::MergedUnderUsers) {
+            return Ok(());
+        }
+        let hint = "a merge goes on below its users: use the origin's device instead";
+        self.machine.not_open(id).map_err(|why| why.without_end().ending(format!("; {hint}")))
     }
 
     /// Refuses a deleted snapshot of another device. A device that was deleted and made again is
@@ -179,12 +157,13 @@ impl<M: Machine> Administrator<M> {
         path: &str,
         cow: &Cow,
         spec: &DeviceSpec,
+        origin: &KnownDisk,
     ) -> Result<(), Reason> {
         let is_taken = spec.other_origin || spec.force || mutant::is(Mutant::CarriedAgain);
-        if self.carrier.is_none() || is_taken {
+        if origin.device.is_none() || is_taken {
             return Ok(());
         }
-        match self.machine.records().left_another(cow, self.origin_known.number)? {
+        match self.machine.records().left_another(cow, origin.number)? {
             false => Ok(()),
             true => Err(format!(
                 "{path}: the snapshot on it was deleted, and so was the device that it was of; if \
@@ -201,7 +180,7 @@ impl<M: Machine> Administrator<M> {
         path: &str,
         carrier: DeviceRef,
         again: Option<&KnownDisks>,
-    ) -> Result<Claimed, Reason> {
+    ) -> Result<Origin, Reason> {
         if self.completes {
             return self.claim_stand_in(path, again);
         }
@@ -213,10 +192,9 @@ impl<M: Machine> Administrator<M> {
         let known = KnownDisk { device: Some(carrier), ..known };
         let limits = as_disk(&self.machine.params(id)?);
         self.carry(id, disk, &known, path)?;
-        self.origin_known = known;
-        self.origin = Some((disk, limits, false));
-        (self.origin_shared, self.carrier) = (false, Some(carrier));
-        Ok((disk, limits, false))
+        let origin = Origin { disk, limits, read_only: false, shared: false, known };
+        self.origins.set(origin.clone());
+        Ok(origin)
     }
 
     /// Has a device carry an origin that knows the snapshots which have left it.
@@ -248,17 +226,12 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         let Some((_, known)) = self.machine.node(device.id) else { return Ok(()) };
-        if self.carrier == Some(device.device()) || self.departures_of(&known)?.is_empty() {
+        let is_open = self.origins.of(Some(device.device())).is_some();
+        if is_open || self.departures_of(&known)?.is_empty() {
             return Ok(());
         }
         let path = format!("{BLOCK_PATH}{}", device.id);
-        let before = (self.origin, self.origin_known.clone(), self.carrier);
-        self.claim_carried(&path, device.device(), None)?;
-        if before.2.is_some() {
-            // Another one has snapshots.
-            (self.origin, self.origin_known, self.carrier) = before;
-        }
-        Ok(())
+        self.claim_carried(&path, device.device(), None).map(drop)
     }
 
     /// Records as lost what has left the origin that a device carries, before the device gets
@@ -285,11 +258,7 @@ impl<M: Machine> Administrator<M> {
 
     /// An origin for a snapshot that is only completed, of which nothing is read: the device that
     /// carried it has no server here.
-    fn claim_stand_in(
-        &mut self,
-        path: &str,
-        again: Option<&KnownDisks>,
-    ) -> Result<Claimed, Reason> {
+    fn claim_stand_in(&mut self, path: &str, again: Option<&KnownDisks>) -> Result<Origin, Reason> {
         let disk = DiskId::Block { major: 0, minor: 0 };
         let opened = self.machine.call(move |thread| async move {
             let zeroes = thread.zeroes()?;
@@ -297,9 +266,11 @@ impl<M: Machine> Administrator<M> {
             Ok::<_, Reason>(())
         });
         opened??;
-        self.origin_known = again.and_then(|known| known.get(path)).cloned().unwrap_or_default();
-        self.origin = Some((disk, Limits::NO_DISK, false));
-        Ok((disk, Limits::NO_DISK, false))
+        let known = again.and_then(|known| known.get(path)).cloned().unwrap_or_default();
+        let limits = Limits::NO_DISK;
+        let origin = Origin { disk, limits, read_only: false, shared: false, known };
+        self.origins.set(origin.clone());
+        Ok(origin)
     }
 
     /// Holds back what changes the origin through a device: the users of one that carries it, whose
@@ -326,18 +297,21 @@ impl<M: Machine> Administrator<M> {
         self.let_users_in(id)
     }
 
-    /// The family's origin has ended with the device that carried it.
-    pub(super) fn forget_carrier(&mut self, id: u32) {
-        if self.carrier.is_some_and(|carrier| carrier.id == id) {
-            (self.carrier, self.origin) = (None, None);
+    /// Refuses a waiting device whose origin is carried by one that was left out.
+    pub(super) fn refuse_without_carrier(&self, device: &DeviceState) -> Result<(), Reason> {
+        let Some(carrier) = device.carrier() else { return Ok(()) };
+        let left = self.left_out.get(&carrier.id);
+        match left.is_some_and(|left| left.device.device() == carrier) {
+            true => Err(without_carrier(carrier, left)),
+            false => Ok(()),
         }
     }
 
     /// Whether a snapshot is kept by a server that ends, because its origin will be written.
     pub(super) fn is_beside_carrier(&self, id: u32) -> bool {
-        let is_carried = self.on_carrier(id).is_some() && !mutant::is(Mutant::SnapshotBeforeOrigin);
-        let carrier = self.carrier().filter(|carrier| self.devices.contains_key(&carrier.id));
-        is_carried && carrier.is_some_and(|carrier| self.refuse_used(carrier.id).is_err())
+        let carrier = self.on_carrier(id).filter(|carrier| self.devices.contains_key(carrier));
+        let carrier = carrier.filter(|_| !mutant::is(Mutant::SnapshotBeforeOrigin));
+        carrier.is_some_and(|carrier| self.refuse_used(carrier).is_err())
     }
 
     /// Refuses to end a device that is in use. One that carries an origin ends after its snapshots,
@@ -347,28 +321,6 @@ impl<M: Machine> Administrator<M> {
             true => self.machine.not_open(id),
             false => self.machine.not_in_use(id),
         }
-    }
-
-    /// Whether the device that carries the origin is in use: it will be written.
-    pub(super) fn is_carrier_in_use(&self) -> bool {
-        let carrier = self.carrier().filter(|carrier| self.devices.contains_key(&carrier.id));
-        carrier.is_some_and(|carrier| self.machine.not_in_use(carrier.id).is_err())
-    }
-}
-
-/// Why a snapshot is not merged into the device that carries its origin.
-fn into_carrier(carrier: u32) -> String {
-    format!(
-        "its origin /dev/ublkb{carrier} is a mirror, or made of ranges, in the same server, and \
-         this version merges into disks only"
-    )
-}
-
-/// Whether a device can change the origin of another one of its family, which may have no server.
-pub(super) fn changes_origin_of(device: &DeviceState, other: &DeviceState) -> bool {
-    match device.carrier() {
-        Some(carrier) if other.carrier() != Some(carrier) => other.device() == carrier,
-        _ => devices::changes_origin(&other.spec),
     }
 }
 

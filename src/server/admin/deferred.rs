@@ -22,20 +22,20 @@ use super::state::{Activation, Administrator};
 use crate::failure::Reason;
 use crate::protocol::{DeviceRef, DeviceSpec, DeviceState, MergeOptions, Problem, Reply};
 
-/// What has become of a merge that was left to the activation of its origin.
+/// What has become of the merges that were left to the activation of their origins.
 #[derive(Default)]
 pub(super) struct Begun {
-    /// Why one did not begin that could have.
-    problem: Option<Problem>,
-    /// That it has begun, or why it stays deferred.
-    note: Option<String>,
+    /// Why those did not begin that could have.
+    problems: Vec<Problem>,
+    /// Which have begun, or why they stay deferred.
+    notes: Vec<String>,
 }
 
 impl Begun {
     /// The reply to a command that has taken devices over, with these problems.
     pub(super) fn reply(self, mut problems: Vec<Problem>) -> Reply {
-        problems.extend(self.problem);
-        Reply::Recovered { problems, notes: self.note.into_iter().collect() }
+        problems.extend(self.problems);
+        Reply::Recovered { problems, notes: self.notes }
     }
 }
 
@@ -80,10 +80,15 @@ impl<M: Machine> Administrator<M> {
         wish.is_some_and(|wish| wish.keep) && !mutant::is(Mutant::DeferredKeepForgotten)
     }
 
-    /// The snapshot whose merge is deferred.
-    pub(super) fn deferred(&self) -> Option<u32> {
-        let is_deferred = |(_, entry): &(&u32, &Device)| entry.spec.deferred_merge().is_some();
-        self.devices.iter().find(is_deferred).map(|(id, _)| *id)
+    /// The snapshot whose merge is deferred: a device itself, or the one that is to be merged into
+    /// it.
+    pub(super) fn deferred(&self, device: u32) -> Option<u32> {
+        let entry = self.devices.get(&device)?;
+        let is_it = |(id, other): &(&u32, &Device)| {
+            let into = entry.is_origin() && other.deps.carrier() == entry.deps.carrier();
+            other.spec.deferred_merge().is_some() && (**id == device || into)
+        };
+        self.devices.iter().find(is_it).map(|(id, _)| *id)
     }
 
     /// Takes a wish back.
@@ -119,10 +124,15 @@ impl<M: Machine> Administrator<M> {
 
     /// Refuses a merge beside the one of another snapshot that is left to the next activation.
     pub(super) fn refuse_beside_deferred(&self, id: u32) -> Result<(), Reason> {
-        let mut others = self.devices.iter().filter(|(other, _)| **other != id);
-        match others.find(|(_, entry)| entry.spec.deferred_merge().is_some()) {
+        let carrier = self.devices.get(&id).and_then(|entry| entry.deps.carrier());
+        let mut others = self.devices.values().filter(|other| {
+            other.info.id != id
+                && other.deps.carrier() == carrier
+                && other.spec.deferred_merge().is_some()
+        });
+        match others.next() {
             None => Ok(()),
-            Some((_, Device { name, .. })) => Err(format!(
+            Some(Device { name, .. }) => Err(format!(
                 "the snapshot {name} is to be merged into the same origin when that is next \
                  activated: `ublk-dm merge {name} --pause` takes that back"
             )
@@ -134,17 +144,16 @@ impl<M: Machine> Administrator<M> {
     /// Returns what its user should know of that merge.
     pub(super) fn expect_activation(&mut self, device: DeviceRef) -> Option<String> {
         let is_origin = self.devices.get(&device.id).is_some_and(Device::is_origin);
-        let activates = is_origin && self.deferred().is_some();
+        let wish = self.deferred(device.id).filter(|_| is_origin);
         let is_due = mutant::is(Mutant::BegunBeforeUndo);
-        self.activation = activates.then_some(Activation { device, is_due });
-        let note = if activates { self.note_of_activation() } else { None };
+        self.activation = wish.map(|_| Activation { device, is_due });
+        let note = wish.and_then(|snapshot| self.note_of_activation(snapshot));
         self.begin_activated_now();
         note
     }
 
     /// What the user of a new origin's device should know of the merge that was left to it.
-    fn note_of_activation(&self) -> Option<String> {
-        let id = self.deferred()?;
+    fn note_of_activation(&self, id: u32) -> Option<String> {
         let device = self.devices.get(&id)?.state();
         let name = &device.name;
         let may_begin = self.is_unused_for_merge(id, &device).and_then(|()| self.refuse_full(id));
@@ -178,36 +187,38 @@ impl<M: Machine> Administrator<M> {
         {
             // The target has one owner from now on, the device.
             self.confirm();
-            drop(self.begin_deferred());
+            let wish = self.deferred(device.id);
+            wish.into_iter().for_each(|id| self.begin_wish(id, &mut Begun::default()));
         }
     }
 
-    /// The origin has been activated: begins the merge that was left to this moment, if no
-    /// program uses its devices.
+    /// All origins have been activated: begins the merges that were left to this moment, if no
+    /// program uses their devices.
     pub(super) fn begin_deferred(&mut self) -> Begun {
-        let wish = |(id, entry): (&u32, &Device)| {
-            let wish = entry.spec.deferred_merge()?;
-            Some((*id, entry.state(), (wish.bytes_per_second, wish.keep)))
-        };
-        let Some((id, device, how)) = self.devices.iter().find_map(wish) else {
-            return Begun::default();
-        };
+        let wishes = self.devices.iter().filter(|(_, one)| one.spec.deferred_merge().is_some());
+        let ids: Vec<u32> = wishes.map(|(id, _)| *id).collect();
+        let mut begun = Begun::default();
+        ids.into_iter().for_each(|id| self.begin_wish(id, &mut begun));
+        begun
+    }
+
+    /// Begins the deferred merge of a snapshot.
+    fn begin_wish(&mut self, id: u32, begun: &mut Begun) {
+        let Some(entry) = self.devices.get(&id) else { return };
+        let Some(wish) = entry.spec.deferred_merge() else { return };
+        let (device, how) = (entry.state(), (wish.bytes_per_second, wish.keep));
         if let Err(why) = self.is_unused_for_merge(id, &device) {
             let note = stays_deferred(&device.name, &why);
             log::info!("{note}");
-            return Begun { problem: None, note: Some(note) };
+            return begun.notes.push(note);
         }
         let force = mutant::is(Mutant::DeferredUnderMount);
-        let begun = self.refuse_full(id).and_then(|()| self.begin_merge(id, force, how));
-        match begun {
-            Ok(()) => {
-                let note = format!("{}: its deferred merge has begun", device.name);
-                Begun { problem: None, note: Some(note) }
-            }
+        match self.refuse_full(id).and_then(|()| self.begin_merge(id, force, how)) {
+            Ok(()) => begun.notes.push(format!("{}: its deferred merge has begun", device.name)),
             Err(why) => {
                 let why = why.context(format!("{}: its deferred merge has not begun", device.name));
                 log::warn!("{why}");
-                Begun { problem: Some(Problem::of(&device, why)), note: None }
+                begun.problems.push(Problem::of(&device, why));
             }
         }
     }

@@ -20,7 +20,7 @@ use super::orphans::record_lost;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
-use crate::protocol::{Cow, DeviceSpec, DeviceState};
+use crate::protocol::{Cow, DeviceRef, DeviceSpec, DeviceState};
 use crate::rundir::departed::Departure;
 use crate::storage::DiskId;
 
@@ -31,12 +31,13 @@ impl<M: Machine> Administrator<M> {
         let Some(entry) = self.devices.get(&id) else { return Ok(()) };
         let Some(cow) = entry.cow.clone() else { return Ok(()) };
         let unmerged = unmerged_of(&entry.spec, &entry.name, false);
+        let origin = self.known_origin_of(&entry.state());
         if mutant::is(Mutant::LastForgotten) && !self.goes_on_without(id) {
             return Ok(());
         }
         if self.taken.contains_key(&id) {
             // Its target has left already, for a merge that did not begin.
-            let departure = Departure::of(cow, false, &self.origin_known, None);
+            let departure = Departure::of(cow, false, &origin, None);
             return self.machine.records().record_departure(&departure);
         }
         let leave = move |mark: bool| {
@@ -62,7 +63,7 @@ impl<M: Machine> Administrator<M> {
         };
         let Some(loss) = loss else { return Ok(()) };
         let mark_failed = loss == Loss::MarkFailed;
-        let departure = Departure::of(cow, mark_failed, &self.origin_known, unmerged);
+        let departure = Departure::of(cow, mark_failed, &origin, unmerged);
         self.machine.records().record_departure(&departure).map_err(|why| {
             let what = "the departure of its snapshot cannot be recorded, so a later server could \
                         take the snapshot for valid";
@@ -80,7 +81,8 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         };
         let mark_failed = loss == Loss::MarkFailed;
-        let departure = Departure::of(cow, mark_failed, &self.origin_known, unmerged);
+        let origin = self.known_origin_of(device);
+        let departure = Departure::of(cow, mark_failed, &origin, unmerged);
         self.machine.records().record_departure(&departure).map_err(|why| {
             why.context(format!(
                 "/dev/ublkb{}: the beginning of its merge cannot be recorded",
@@ -89,16 +91,19 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Treats left-out snapshots, except for one that is being taken over (a merge changes its
-    /// origin itself), as lost from now on, unless this server finds that the origin is
-    /// unchanged. The caller writes that to the state file; since that is read in this boot only,
-    /// and the run directory may outlive the boot, a departure is recorded as well.
-    pub(super) fn lose_left_out(&mut self, but: Option<u32>) -> Result<(), Reason> {
+    /// Treats left-out snapshots of an origin that a device may change, except for that device
+    /// itself (a merge changes its own), as lost from now on, unless this server finds that the
+    /// origin is unchanged. The caller writes that to the state file; since that is read in this
+    /// boot only, and the run directory may outlive the boot, a departure is recorded as well.
+    pub(super) fn lose_left_out(&mut self, writer: &DeviceState) -> Result<(), Reason> {
         if mutant::is(Mutant::LeftOutNotLost) {
             return Ok(());
         }
         let snapshots = |left: &&LeftOut| {
-            is_persistent_snapshot(&left.device.spec) && but != Some(left.device.id)
+            let is_it = left.device.device() == writer.device();
+            is_persistent_snapshot(&left.device.spec)
+                && !is_it
+                && (self.changes_origin(writer, &left.device) || mutant::is(Mutant::OthersLost))
         };
         let left_out: Vec<LeftOut> = self.left_out.values().filter(snapshots).cloned().collect();
         for LeftOut { device, for_good, .. } in left_out {
@@ -143,17 +148,10 @@ impl<M: Machine> Administrator<M> {
 
     /// Records that the snapshot on a COW has left the origin, for later servers and for this one.
     fn record_left(&self, cow: Cow, device: &DeviceState) -> Result<(), Reason> {
-        let recorded = device.spec.table.params.family().disk;
-        let recorded = recorded.and_then(|origin| device.known.get(origin));
-        // What is open is what it is now; before that it is what it was.
-        let origin = match (self.origin, recorded) {
-            (None, Some(recorded)) => recorded,
-            _ => &self.origin_known,
-        };
         let unmerged = unmerged_of(&device.spec, &device.name, true);
-        let departure = Departure::of(cow, false, origin, unmerged);
+        let departure = Departure::of(cow, false, &self.known_origin_of(device), unmerged);
         self.machine.records().record_departure(&departure)?;
-        self.restore_departures(vec![departure])
+        self.restore_departures(device.carrier(), vec![departure])
     }
 
     /// Records as lost what has left the disks that a table writes to, other than as their origin:
@@ -186,10 +184,15 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Tells the origin which snapshots have left it under earlier servers. If it is not open, that
+    /// Tells an origin which snapshots have left it under earlier servers. If it is not open, that
     /// is done when it is opened.
-    pub(super) fn restore_departures(&self, departures: Vec<Departure>) -> Result<(), Reason> {
-        self.origin.map_or(Ok(()), |(id, ..)| self.restore_departures_of(id, departures))
+    pub(super) fn restore_departures(
+        &self,
+        carrier: Option<DeviceRef>,
+        departures: Vec<Departure>,
+    ) -> Result<(), Reason> {
+        let open = self.origins.of(carrier).map(|origin| origin.disk);
+        open.map_or(Ok(()), |disk| self.restore_departures_of(disk, departures))
     }
 
     /// The same for an origin that is being opened. It cannot be changed before that.

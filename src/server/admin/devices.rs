@@ -246,6 +246,16 @@ pub struct LeftOut {
     pub waits: bool,
     /// An earlier server recorded the loss, and this one cannot rule it out.
     pub for_good: bool,
+    /// Its origin may have changed since.
+    pub origin_changed: bool,
+}
+
+impl LeftOut {
+    /// The device as it is taken over: it is not lost if its origin is as it was.
+    pub(super) fn now(&self) -> DeviceState {
+        let lost = self.device.lost && (self.for_good || self.origin_changed);
+        DeviceState { lost, ..self.device.clone() }
+    }
 }
 
 /// A server's devices at one moment.

@@ -200,8 +200,8 @@ impl<M: Machine> Administrator<M> {
         self.taken.remove(&id);
         if let Some(entry) = self.devices.remove(&id) {
             // The information whether it was written is lost with it.
-            self.origin_changed |= self.changes_origin(id, &entry.spec);
-            self.forget_carrier(id);
+            self.note_change_by(&entry.state());
+            self.origins.end(id);
             self.forget_node(id);
             self.forget_kept(&entry);
             log::info!("{}: deleted", entry.name);
@@ -216,10 +216,9 @@ impl<M: Machine> Administrator<M> {
     /// Whether the origin has another device that stays and is in use: the origin will be written
     /// without the deleted snapshot.
     pub(super) fn is_outlived(&self, id: u32) -> bool {
-        let mut others =
-            self.devices.keys().filter(|other| **other != id && self.is_origin(**other));
-        others.any(|origin| self.machine.not_in_use(*origin).is_err())
-            || !self.is_carrier(id) && self.is_carrier_in_use()
+        let Some(state) = self.devices.get(&id).map(Device::state) else { return false };
+        let mut others = self.origins_devices_of(&state);
+        others.any(|origin| self.machine.not_in_use(origin.info.id).is_err())
     }
 }
 

@@ -74,9 +74,12 @@ impl<M: Machine> Administrator<M> {
     /// # Errors
     /// A snapshot has no target: its origin must not be changed.
     pub(super) fn give_back_taken(&mut self, id: u32) -> Result<(), Reason> {
-        let is_origin = self.is_origin(id);
-        let taken: Vec<u32> =
-            self.taken.keys().copied().filter(|taken| is_origin || *taken == id).collect();
+        let origin = self.devices.get(&id).filter(|entry| entry.is_origin());
+        let origin = origin.map(|entry| entry.deps.carrier());
+        let is_its = |(other, deps): &(&u32, &Deps)| {
+            **other == id || origin.is_some_and(|carrier| deps.carrier() == carrier)
+        };
+        let taken: Vec<u32> = self.taken.iter().filter(is_its).map(|(taken, _)| *taken).collect();
         for snapshot in taken {
             let back = self.refuse_unfinished(snapshot);
             back.and_then(|()| self.give_target_back(snapshot)).map_err(|why| {

@@ -5,10 +5,10 @@
 //! server dies. Before that end, writes to the origin that the snapshot needed waited; so what can
 //! change the origin waits with the snapshot, and nothing waits for the device that is suspended.
 
-use super::carried::changes_origin_of;
 use super::devices::is_persistent_snapshot;
 use super::joined::MOST_LEVELS;
 use super::mutant::{self, Mutant};
+use super::origins::changes_origin_of;
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::DeviceState;
 

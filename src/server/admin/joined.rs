@@ -225,9 +225,10 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Makes the nodes of devices that are disks of others read-only, those of `devices`, and of
-    /// the others not any more. That follows the record: it is set before a device can be used that
-    /// writes to it from above, and stays if nothing tells that it has no such device any more.
+    /// Makes the nodes of devices that are disks of others, or into whose origin a snapshot is
+    /// merged, read-only, those of `devices`, and of the others not any more. That follows the
+    /// record: it is set before a device can be used that writes to it from above, and stays if
+    /// nothing tells that it has no such device any more.
     ///
     /// # Errors
     /// The node of one that is to be a disk stays writable.
@@ -235,9 +236,20 @@ impl<M: Machine> Administrator<M> {
         if mutant::is(Mutant::JoinedWritable) {
             return Ok(());
         }
-        let lower: BTreeSet<(u32, u64)> =
-            devices.iter().flat_map(DeviceState::joined).map(|one| (one.id, one.cookie)).collect();
-        for device in devices.iter().filter(|device| can_join(&device.spec)) {
+        // And what a merge writes to.
+        let merges = |one: &&DeviceState| {
+            matches!(one.spec.table.params, TargetParams::SnapshotMerge(_))
+                && !mutant::is(Mutant::MergedWritable)
+        };
+        let merged = devices.iter().filter(merges).filter_map(DeviceState::carrier);
+        let lower: BTreeSet<(u32, u64)> = devices
+            .iter()
+            .flat_map(DeviceState::joined)
+            .chain(merged)
+            .map(|one| (one.id, one.cookie))
+            .collect();
+        let may_be = |one: &&DeviceState| can_join(&one.spec) || self.is_carrier(one.id);
+        for device in devices.iter().filter(may_be) {
             let is_disk = lower.contains(&(device.id, device.cookie));
             if !is_disk && !self.nodes.values().any(|own| *own == device.device()) {
                 // It waits: its node is let alone.

@@ -4,6 +4,8 @@
 //! it: with an `error` table in place, and its own table loaded. At the end the store is empty, and
 //! the own table is put in place: the device is a snapshot of the merged origin then.
 //!
+//! So does a suspended one with another table loaded, which it has for the time after.
+//!
 //! What the state file says changes in two steps, each one write: the merge, with the wish, beside
 //! the `error` table; then the origin's plain table, beside the snapshot's.
 //!
@@ -63,6 +65,15 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
+    /// Whether a snapshot's device is suspended with a table loaded that has nothing to do with its
+    /// store, as LVM has it when it merges: it goes on with that one.
+    pub(super) fn has_other_table(&self, id: u32) -> bool {
+        let entry = self.devices.get(&id).filter(|entry| entry.suspended);
+        let loaded = entry.and_then(|entry| entry.loaded.as_ref());
+        let is_other = |spec: &DeviceSpec| spec.table.params.segments(spec.table.len).is_some();
+        loaded.is_some_and(is_other) && !mutant::is(Mutant::OtherTableEnded)
+    }
+
     /// The device of the snapshot that is kept when the merge into this origin's device has ended,
     /// if the device's next table, `spec`, is the plain one.
     pub(super) fn kept_at_end(&self, origin: u32, spec: &DeviceSpec) -> Option<u32> {
@@ -104,10 +115,11 @@ impl<M: Machine> Administrator<M> {
             self.taken.insert(id, entry.deps.clone());
         } else {
             let own = DeviceSpec { merge: None, ..entry.spec.clone() };
+            let next = entry.loaded.take().unwrap_or_else(|| own.clone());
             let table = Table { params: TargetParams::Error, ..own.table.clone() };
             let options = own.options.clone();
             entry.spec = DeviceSpec { table, options, ..of_error(&own) };
-            (entry.loaded, entry.cow, entry.deps) = (Some(own), None, Deps::default());
+            (entry.loaded, entry.cow, entry.deps) = (Some(next), None, Deps::default());
         }
         Some(before)
     }
@@ -160,7 +172,8 @@ impl<M: Machine> Administrator<M> {
 
     /// What [`Mutant::KeptUnjoined`] does.
     fn unjoin(&self, id: u32) -> Result<(), Reason> {
-        let origin = self.origin.map(|(origin, ..)| origin);
+        let carrier = self.devices.get(&id).and_then(|entry| entry.deps.carrier());
+        let origin = self.origins.of(carrier).map(|origin| origin.disk);
         self.machine.call(move |thread| async move {
             let target = thread.group().device(id).map(|device| device.target());
             let origin = origin.and_then(|origin| thread.group().origin(origin.key()));

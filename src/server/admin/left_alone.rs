@@ -10,16 +10,16 @@ use dm_targets::snapshot::table::Snapshot;
 use dm_targets::table::{Table, TargetParams};
 use dm_targets::target::Target;
 
-use super::carried::changes_origin_of;
-use super::devices::{LeftOut, is_origins, is_persistent_snapshot};
+use super::devices::{LeftOut, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
 use super::merging::is_merged;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
+use super::origins::changes_origin_of;
 use super::state::Administrator;
 use super::targets::wipe::zero_start;
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, DeviceState};
+use crate::protocol::{DeviceSpec, DeviceState, KnownDisk};
 use crate::rundir::departed::{Departure, Unmerged};
 
 /// The origin's device that stays when a snapshot leaves.
@@ -33,7 +33,7 @@ impl<M: Machine> Administrator<M> {
     /// What stays of the family if a snapshot leaves the origin with this device that is valid and
     /// has a store to be found later.
     pub(super) fn left_origin(&self, id: u32) -> Option<LeftOrigin> {
-        let name = self.other_origin(id)?;
+        let name = self.other_origin(&self.devices.get(&id)?.state())?;
         let block = self.machine.call(move |thread| async move {
             let device = thread.group().device(id);
             match device.as_ref().map(|device| device.target()) {
@@ -70,7 +70,7 @@ impl<M: Machine> Administrator<M> {
                 unmerged(&device.spec.table, &device.name, MAY_BE_LEFT)
             }
             TargetParams::Snapshot(snapshot) if is_right => {
-                let origin = self.other_origin(device.id)?;
+                let origin = self.other_origin(device)?;
                 Some(if device.lost {
                     lost(snapshot, &origin, 0)
                 } else {
@@ -95,17 +95,10 @@ impl<M: Machine> Administrator<M> {
         None
     }
 
-    /// The name of another device of this family that is the origin's, served or waiting.
-    fn other_origin(&self, id: u32) -> Option<String> {
-        let is_it =
-            |other: u32, is_origin: bool| other != id && (is_origin || self.is_carrier(other));
-        let served = self.devices.iter().filter(|(id, entry)| is_it(**id, entry.is_origin()));
-        let served = served.map(|(_, entry)| &entry.name);
-        let left = self
-            .left_out
-            .values()
-            .filter(|left| left.waits && is_it(left.device.id, is_origins(&left.device.spec)));
-        served.chain(left.map(|left| &left.device.name)).next().cloned()
+    /// The name of another device of this family that is its origin's, served or waiting.
+    fn other_origin(&self, of: &DeviceState) -> Option<String> {
+        let served = self.origins_devices_of(of).map(|entry| &entry.name);
+        served.chain(self.left_origins_devices_of(of).map(|left| &left.name)).next().cloned()
     }
 }
 
@@ -123,7 +116,7 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         for Departure { cow, unmerged: left, .. } in
-            self.machine.records().departures(&self.origin_known, &[])?
+            self.machine.records().departures(&origin_of(new), &[])?
         {
             let is_it = merges && new.cow.as_ref().is_some_and(|own| own.is_near(&cow));
             let Some(Unmerged { name, line, may_have_ended }) = left.filter(|_| !is_it) else {
@@ -147,6 +140,12 @@ impl<M: Machine> Administrator<M> {
         }
         Ok(())
     }
+}
+
+/// How the disk of an opened target's origin is recognized.
+fn origin_of<M: Machine>(new: &NewDevice<M>) -> KnownDisk {
+    let word = new.spec.table.params.family().disk;
+    word.and_then(|word| new.deps.known().remove(word)).unwrap_or_default()
 }
 
 /// What a later server must know of a merge that leaves its origin; `may_have_ended`: its target is

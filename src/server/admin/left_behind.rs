@@ -64,6 +64,7 @@ impl<M: Machine> Administrator<M> {
             let tables = [Some(&device.spec), device.loaded.as_ref()];
             let mut tables = tables.into_iter().flatten();
             device.id != id
+                && device.carrier() == entry.deps.carrier()
                 && tables.any(|spec| matches!(spec.table.params, TargetParams::Snapshot(_)))
         };
         match served.chain(waiting).chain(undone).find(is_one) {

@@ -119,47 +119,57 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Serves a left-out device that carries the origin of others, which are taken over before the
-    /// device is started.
-    pub(super) fn serve_carrier(
+    /// Serves those left-out devices that carry the origins of others, which are taken over before
+    /// these are started: each after that on which it stands.
+    pub(super) fn serve_carriers(
         &mut self,
         ids: &[u32],
         problems: &mut Vec<Problem>,
-    ) -> Option<Again<M>> {
-        let id = self.carrier()?.id;
-        let device = self.left_out.get(&id).filter(|_| ids.contains(&id))?.device.clone();
-        let ready = self.make_ready(&device);
-        let served = ready.and_then(|prepared| {
-            let (info, lost) = self.serve_again(&prepared, &device)?;
-            problems.extend(lost.map(|why| Problem::of(&device, why)));
-            Ok((prepared, info, device.clone()))
-        });
-        match served {
-            Ok(again) => {
-                self.left_out.remove(&id);
-                Some(again)
-            }
-            Err(why) => {
-                problems.push(not_recovered(&device, why));
-                None
+    ) -> Vec<Again<M>> {
+        let mut ids: Vec<u32> = ids.iter().copied().filter(|id| self.is_carrier(*id)).collect();
+        self.sort_bottom_up(&mut ids);
+        let mut carriers = Vec::new();
+        for id in ids {
+            let Some(left) = self.left_out.get(&id) else { continue };
+            let device = left.now();
+            let ready = self.make_ready(&device);
+            let served = ready.and_then(|prepared| {
+                let (info, lost) = self.serve_again(&prepared, &device)?;
+                let own = lost.into_iter().chain(now_invalid(&device));
+                problems.extend(own.map(|why| Problem::of(&device, why)));
+                Ok((prepared, info, device.clone()))
+            });
+            match served {
+                Ok(again) => {
+                    self.left_out.remove(&id);
+                    carriers.push(again);
+                }
+                Err(why) => problems.push(not_recovered(&device, why)),
             }
         }
+        carriers
     }
 
-    /// Starts it. Snapshots that are still left out are invalid from then on.
-    pub(super) fn start_carrier(
+    /// Starts them, each before that on which it stands. Snapshots that are still left out are
+    /// invalid from then on.
+    pub(super) fn start_carriers(
         &mut self,
-        (prepared, info, device): Again<M>,
+        mut carriers: Vec<Again<M>>,
         problems: &mut Vec<Problem>,
     ) -> Result<(), Reason> {
-        if !self.left_out.is_empty() && !mutant::is(Mutant::CarrierStartedFirst) {
-            self.lose_left_out(None)?;
-            let served = self.devices.values().map(Device::state);
-            let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
+        while let Some((prepared, info, device)) = carriers.pop() {
             let own = served_state(&prepared, &info, &device);
-            self.machine.records().write_state(served.chain(left_out).chain([own]).collect())?;
+            if self.changes_origin_of_left(&own) && !mutant::is(Mutant::CarrierStartedFirst) {
+                self.lose_left_out(&own)?;
+                let below = carriers.iter().map(|(new, info, one)| served_state(new, info, one));
+                let served = self.devices.values().map(Device::state).chain(below);
+                let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
+                self.machine
+                    .records()
+                    .write_state(served.chain(left_out).chain([own]).collect())?;
+            }
+            problems.extend(self.start_again(prepared, info, device).err());
         }
-        problems.extend(self.start_again(prepared, info, device).err());
         Ok(())
     }
 }

@@ -20,7 +20,9 @@ use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use super::targets::merge::run_as;
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, MergeChange, MergeOptions, Reply, no_merge_into, not_begun};
+use crate::protocol::{
+    DeviceSpec, DeviceState, MergeChange, MergeOptions, Reply, no_merge_into, not_begun,
+};
 use crate::ublk::device::BLOCK_PATH;
 
 /// Why a mounted origin is not merged into without force.
@@ -94,6 +96,7 @@ impl<M: Machine> Administrator<M> {
             _ if is_kept(entry) => return Err("it is being merged into its origin already".into()),
             _ => return Err("it is no snapshot".into()),
         };
+        self.refuse_carrier(id, &[], "delete that first").map_err(Reason::without_end)?;
         if table.store.is_transient() && !mutant::is(Mutant::TransientTaken) {
             return Err("its exceptions are in memory (a transient store): they cannot be merged \
                         so that they survive"
@@ -125,9 +128,10 @@ impl<M: Machine> Administrator<M> {
         table: &SnapshotTable,
     ) -> Result<u32, Reason> {
         let path = &table.origin;
-        let Some((origin, entry)) = self.devices.iter().find(|(_, entry)| entry.is_origin()) else {
-            return Err(self.no_origin(path));
-        };
+        let state = self.devices.get(&id).ok_or_else(|| no_device(id))?.state();
+        let mut origins = self.origins_devices_of(&state).filter(|entry| entry.is_origin());
+        let Some(entry) = origins.next() else { return Err(self.no_origin(path, &state)) };
+        let origin = entry.info.id;
         let name = &entry.name;
         if let TargetParams::SnapshotMerge(_) = &entry.spec.table.params {
             return Err(format!(
@@ -145,7 +149,7 @@ impl<M: Machine> Administrator<M> {
             return Err(format!("its origin's device {name} has a table loaded: {hint}").into());
         }
         let len = |id: &u32| self.devices.get(id).map(|entry| entry.spec.table.len);
-        if len(&id) != len(origin) {
+        if len(&id) != len(&origin) {
             return Err(format!(
                 "it is not as long as its origin's device {name}, which has another size since: \
                  delete both, and merge it with a table of its own length (`ublk-dm create NAME \
@@ -153,14 +157,14 @@ impl<M: Machine> Administrator<M> {
             )
             .into());
         }
-        Ok(*origin)
+        Ok(origin)
     }
 
     /// Why there is no device that could be merged into.
-    fn no_origin(&self, path: &str) -> Reason {
-        let mut left_out = self.left_out.values();
-        if let Some(left) = left_out.find(|left| is_origins(&left.device.spec)) {
-            let name = &left.device.name;
+    fn no_origin(&self, path: &str, snapshot: &DeviceState) -> Reason {
+        let mut left_out = self.left_origins_devices_of(snapshot);
+        if let Some(left) = left_out.find(|left| is_origins(&left.spec)) {
+            let name = &left.name;
             return format!(
                 "its origin's device {name} waits for a server: `ublk-dm recover {name}` gives it \
                  one"
@@ -186,6 +190,7 @@ impl<M: Machine> Administrator<M> {
                 self.machine.not_open(id)?;
             }
         }
+        self.refuse_used_carrier(self.devices.get(&id).and_then(|entry| entry.deps.carrier()))?;
         if force || mutant::is(Mutant::MergedUnderMount) {
             return Ok(());
         }
@@ -260,7 +265,7 @@ impl<M: Machine> Administrator<M> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let is_origin = entry.is_origin();
         let is_snapshot = matches!(entry.spec.table.params, TargetParams::Snapshot(_));
-        match (self.deferred().filter(|snapshot| *snapshot == id || is_origin), change) {
+        match (self.deferred(id), change) {
             (Some(snapshot), MergeChange::Pause) => self.take_back_wish(snapshot),
             (Some(snapshot), _) => Err(not_begun(&self.name_of(snapshot)?)),
             (None, MergeChange::Resume | MergeChange::Rate(_)) if is_origin => {
@@ -294,7 +299,9 @@ impl<M: Machine> Administrator<M> {
             ends && entry.is_origin() && !entry.suspended && !entry.waits
         };
         let own = self.devices.iter().filter(|(_, entry)| may_end(entry));
-        let own: Vec<u32> = own.map(|(id, _)| *id).collect();
+        let mut own: Vec<u32> = own.map(|(id, _)| *id).collect();
+        // One whose requests a suspended device holds ends when that is resumed.
+        own.retain(|id| self.held_by(*id).is_none());
         let mut waits = false;
         for id in own {
             let is_done = self.with_merge(id, |merge| merge.phase() == Phase::Done);

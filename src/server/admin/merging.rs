@@ -16,7 +16,7 @@ use dm_targets::snapshot::merge::Phase;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
-use super::devices::{is_origins, no_device};
+use super::devices::{Device, is_origins, no_device};
 use super::ending::End;
 use super::held::Held;
 use super::machine::{Machine, Records, Thread};
@@ -30,16 +30,24 @@ use crate::protocol::{Cow, DeviceSpec, DeviceState, KnownDisks};
 use crate::rundir::departed::Departure;
 
 impl<M: Machine> Administrator<M> {
-    /// Refuses a device for an origin that has one, or one that waits for a server with a merge.
-    pub(super) fn refuse_second_origin(&self, path: &str, again: bool) -> Result<(), Reason> {
-        if let Some(entry) = self.devices.values().find(|entry| entry.is_origin()) {
+    /// Refuses a device for an origin that has one, or one that waits for a server with a merge;
+    /// `again`: what the disks of an existing device were.
+    pub(super) fn refuse_second_origin(
+        &self,
+        path: &str,
+        again: Option<&KnownDisks>,
+    ) -> Result<(), Reason> {
+        let carrier = self.carrier_at(path, again)?;
+        let is_its = |entry: &&Device| entry.is_origin() && entry.deps.carrier() == carrier;
+        if let Some(entry) = self.devices.values().find(is_its) {
             let (id, name) = (entry.info.id, &entry.name);
             return Err(format!("{path} already has a device: /dev/ublkb{id} ({name})").into());
         }
-        let merges = |spec: &DeviceSpec| {
-            matches!(spec.table.params, TargetParams::SnapshotMerge(_)) && !again
+        let merges = |device: &DeviceState| {
+            let is_merge = matches!(device.spec.table.params, TargetParams::SnapshotMerge(_));
+            is_merge && again.is_none() && device.carrier() == carrier
         };
-        let Some(left) = self.left_out.values().find(|left| merges(&left.device.spec)) else {
+        let Some(left) = self.left_out.values().find(|left| merges(&left.device)) else {
             return Ok(());
         };
         let name = &left.device.name;
@@ -81,7 +89,8 @@ impl<M: Machine> Administrator<M> {
         }
         let before = self.unfinished.len();
         let keeps = spec.merge.as_ref().is_some_and(|options| options.keep);
-        let kept = snapshot.filter(|_| keeps).or_else(|| self.kept_at_end(id, &spec));
+        let stays = snapshot.filter(|snapshot| keeps || self.has_other_table(*snapshot));
+        let kept = stays.or_else(|| self.kept_at_end(id, &spec));
         kept.map_or(Ok(()), |kept| self.refuse_unfinished(kept))?;
         let opened = self.open_origins_table(id, spec, &name, again);
         let recorded =
@@ -95,7 +104,7 @@ impl<M: Machine> Administrator<M> {
         };
         // From here on a later server goes on with the merge.
         match snapshot {
-            Some(snapshot) if keeps => self.let_fail(snapshot)?,
+            Some(snapshot) if stays.is_some() => self.let_fail(snapshot)?,
             Some(snapshot) => self.end_merged_snapshot(snapshot),
             None => {}
         }
@@ -159,9 +168,10 @@ impl<M: Machine> Administrator<M> {
             entry.suspended = true;
         }
         // Nothing has been merged yet.
-        let departure = Departure::of(cow, false, &self.origin_known, None);
+        let state = self.devices.get(&id).ok_or_else(|| no_device(id))?.state();
+        let departure = Departure::of(cow, false, &self.known_origin_of(&state), None);
         self.machine.records().record_departure(&departure)?;
-        self.restore_departures(vec![departure])
+        self.restore_departures(state.carrier(), vec![departure])
     }
 
     /// Refuses a loaded table that would take away a merge that has not ended: without it the
@@ -216,6 +226,8 @@ impl<M: Machine> Administrator<M> {
                 if entry.deps.id(&table.cow).is_some_and(|id| has(&table.cow, id)))
         });
         let Some((id, entry)) = snapshots.next() else { return Ok(None) };
+        let what = "it cannot be merged before that is deleted";
+        self.refuse_carrier(*id, &[], what).map_err(|why| why.context(&merge.cow))?;
         if matches!(&entry.spec.table.params, TargetParams::Snapshot(table)
             if table.store.is_transient() && !mutant::is(Mutant::TransientTaken))
         {

@@ -32,6 +32,8 @@ pub mod mutant;
 mod new_device;
 mod not_started;
 mod notes;
+mod open_origins;
+mod origins;
 mod orphans;
 mod outcome;
 mod recorded;

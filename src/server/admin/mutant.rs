@@ -102,6 +102,14 @@ pub enum Mutant {
     CarrierByNumber,
     /// A device is live under a later server without the origin that snapshots have left.
     NotCarriedAgain,
+    /// A merge begins below the users of the device that carries the origin.
+    MergedUnderUsers,
+    /// A merge ends the device of its snapshot although that has another table loaded.
+    OtherTableEnded,
+    /// The node of a device into whose origin a snapshot is merged stays writable.
+    MergedWritable,
+    /// A change of one origin makes the left-out snapshots of another one invalid.
+    OthersLost,
     /// A deleted snapshot of a device is taken for one of the next device on the same disks.
     CarriedAgain,
     /// Requests are carried out that come before a device is started that is taken over.

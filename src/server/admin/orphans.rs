@@ -10,12 +10,12 @@ use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
-use super::carried::changes_origin_of;
 use super::devices::{Directory, is_persistent_snapshot};
 use super::left_alone::unmerged_of;
 use super::machine::{Losses, Machine, OpenDisk, Records, Thread};
 use super::merging::is_merged;
 use super::mutant::{self, Mutant};
+use super::origins::changes_origin_of;
 use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;

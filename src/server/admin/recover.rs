@@ -13,7 +13,6 @@ use std::cmp::Reverse;
 
 use dm_targets::target::Target;
 
-use super::carried::without_carrier;
 use super::deferred::{self, Begun};
 use super::devices::{Device, LeftOut, is_persistent_snapshot};
 use super::held_below::refuse_held_below;
@@ -58,14 +57,14 @@ impl<M: Machine> Administrator<M> {
         let (devices, gone) = self.split_gone(devices)?;
         self.directory.publish_coming(devices.clone());
         let Recovery { served, mut problems, .. } = self.serve_levels(devices, together)?;
-        let changes = served.iter().any(|(new, info, _)| self.changes_origin(info.id, &new.spec));
-        problems.extend(self.give_up_gone(&gone, changes)?);
-        if !self.left_out.is_empty() && changes && !mutant::is(Mutant::LostAfterStart) {
-            self.lose_left_out(None)?;
-            let served =
-                served.iter().map(|(prepared, info, device)| served_state(prepared, info, device));
+        let states: Vec<DeviceState> =
+            served.iter().map(|(new, info, device)| served_state(new, info, device)).collect();
+        problems.extend(self.give_up_gone(&gone, &states)?);
+        if self.changes_left(&states) && !mutant::is(Mutant::LostAfterStart) {
+            states.iter().try_for_each(|writer| self.lose_left_out(writer))?;
             let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
-            self.machine.records().write_state(served.chain(left_out).collect())?;
+            let all = states.iter().cloned().chain(left_out).collect();
+            self.machine.records().write_state(all)?;
         }
         let mut served = served;
         let all: Vec<_> = served.iter().map(|(.., device)| device.clone()).collect();
@@ -73,8 +72,8 @@ impl<M: Machine> Administrator<M> {
         for (prepared, info, device) in served {
             problems.extend(self.start_again(prepared, info, device).err());
         }
-        if changes && mutant::is(Mutant::LostAfterStart) {
-            self.lose_left_out(None)?;
+        if mutant::is(Mutant::LostAfterStart) {
+            states.iter().try_for_each(|writer| self.lose_left_out(writer))?;
         }
         problems.extend(self.save().err().map(Problem::from));
         self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
@@ -83,6 +82,11 @@ impl<M: Machine> Administrator<M> {
         let activates = !together || mutant::is(Mutant::BegunByUpgrade);
         let begun = if activates { self.begin_deferred() } else { Begun::default() };
         Ok(begun.reply(problems))
+    }
+
+    /// Whether one of these devices can change the origin of one that was left out.
+    fn changes_left(&self, served: &[DeviceState]) -> bool {
+        served.iter().any(|writer| self.changes_origin_of_left(writer))
     }
 
     /// Separates existing devices from those that another program has deleted.
@@ -103,17 +107,17 @@ impl<M: Machine> Administrator<M> {
     fn give_up_gone(
         &mut self,
         gone: &[DeviceState],
-        changes: bool,
+        served: &[DeviceState],
     ) -> Result<Vec<Problem>, Reason> {
         let mut problems = Vec::new();
         for device in gone.iter().filter(|device| {
             !mutant::is(Mutant::GoneForgotten) && is_persistent_snapshot(&device.spec)
         }) {
+            let changes = served.iter().any(|writer| self.changes_origin(writer, device));
             if !changes && !device.lost {
                 // Its origin may be added, or taken over, beside the live devices.
-                self.restore_departures(
-                    record_departure(&self.machine, device)?.into_iter().collect(),
-                )?;
+                let departure = record_departure(&self.machine, device)?.into_iter().collect();
+                self.restore_departures(device.carrier(), departure)?;
                 let why = format!("{}: gone: another program has deleted it", device.name);
                 problems.push(Problem::of(device, why.into()));
                 continue;
@@ -154,29 +158,22 @@ impl<M: Machine> Administrator<M> {
         }
         problems.extend(self.recover_lower(&mut ids)?);
         let held = self.hold_writers(&mut problems)?;
-        let carrier = self.serve_carrier(&ids, &mut problems);
+        let carriers = self.serve_carriers(&ids, &mut problems);
         // Snapshots before their origin, whose waiting requests are resubmitted.
         ids.sort_by_key(|id| {
             let left = self.left_out.get(id);
-            left.is_some_and(|left| self.changes_origin(*id, &left.device.spec))
+            left.is_some_and(|left| self.changes_origin_of_left(&left.device))
         });
         for id in &ids {
-            let Some(LeftOut { mut device, for_good, .. }) = self.left_out.get(id).cloned() else {
-                continue;
-            };
-            let named = device.clone();
-            device.lost &= for_good || self.origin_changed;
-            match self.recover_one(device) {
+            let Some(left) = self.left_out.get(id) else { continue };
+            let device = left.now();
+            match self.recover_one(device.clone()) {
                 Ok(some) => problems.extend(some),
-                Err(why) => problems.push(not_recovered(&named, why)),
+                Err(why) => problems.push(not_recovered(&device, why)),
             }
         }
-        if let Some(carrier) = carrier {
-            self.start_carrier(carrier, &mut problems)?;
-        }
-        for id in held {
-            self.release_writer(id)?;
-        }
+        self.start_carriers(carriers, &mut problems)?;
+        held.into_iter().try_for_each(|id| self.release_writer(id))?;
         problems.extend(self.save().err().map(Problem::from));
         self.keep_files = !self.left_out.is_empty();
         Ok(problems)
@@ -223,9 +220,9 @@ impl<M: Machine> Administrator<M> {
 
     /// Takes over one device. Returns the problems that do not prevent that.
     fn recover_one(&mut self, device: DeviceState) -> Result<Vec<Problem>, Reason> {
-        if self.changes_origin(device.id, &device.spec) && self.left_out.len() > 1 {
+        if self.changes_origin_of_left(&device) {
             // Snapshots that are still left out are invalid once this device is started.
-            self.lose_left_out(Some(device.id))?;
+            self.lose_left_out(&device)?;
             self.record(None)?;
         }
         let prepared = self.make_ready(&device)?;
@@ -240,12 +237,7 @@ impl<M: Machine> Administrator<M> {
     /// Opens the target of a waiting device. The COW of a lost snapshot is marked first.
     pub(super) fn make_ready(&mut self, device: &DeviceState) -> Result<NewDevice<M>, Reason> {
         self.waiting(device.id, device.cookie)?;
-        if let Some(carrier) = device.carrier() {
-            let left = self.left_out.get(&carrier.id);
-            if left.is_some_and(|left| left.device.device() == carrier) {
-                return Err(without_carrier(carrier, left));
-            }
-        }
+        self.refuse_without_carrier(device)?;
         if self.left_out.contains_key(&device.id) {
             self.refuse_without_lower(device, &[])?;
         }
@@ -284,7 +276,8 @@ impl<M: Machine> Administrator<M> {
         let info = self.ours(device.id, device.cookie).ok().flatten();
         let waits = info.is_some_and(|info| info.state != DiskState::Dead);
         let for_good = device.lost;
-        self.left_out.insert(device.id, LeftOut { device, waits, for_good });
+        let left = LeftOut { device, waits, for_good, origin_changed: false };
+        self.left_out.insert(left.device.id, left);
         problem
     }
 
@@ -330,9 +323,8 @@ impl<M: Machine> Administrator<M> {
     /// Suspends the devices that can change the origin, and determines whether it has changed.
     /// Returns those that were not suspended already. Lost writes are added to `problems`.
     fn hold_writers(&mut self, problems: &mut Vec<Problem>) -> Result<Vec<u32>, Reason> {
-        let writes = |entry: &&Device| self.changes_origin(entry.info.id, &entry.spec);
-        let writers: Vec<DeviceState> =
-            self.devices.values().filter(writes).map(Device::state).collect();
+        let mut writers: Vec<DeviceState> = self.devices.values().map(Device::state).collect();
+        writers.retain(|device| self.changes_origin_of_left(device));
         let mut held = Vec::new();
         for writer in writers {
             let id = writer.id;
@@ -356,12 +348,15 @@ impl<M: Machine> Administrator<M> {
                     }
                 }
             }
-            self.origin_changed |= self.machine.call(move |thread| async move {
+            let changed = self.machine.call(move |thread| async move {
                 // A merge writes by itself.
                 let writes = |target| matches!(target, Target::Merge(_));
                 let device = thread.group().device(id);
                 device.is_none_or(|device| device.is_written() || writes(device.target()))
             })?;
+            if changed {
+                self.note_change_by(&writer);
+            }
         }
         Ok(held)
     }

@@ -22,6 +22,7 @@ impl<M: Machine> Administrator<M> {
     /// Refuses a table for which something would be closed that could not be opened again.
     pub(super) fn refuse_unopenable(&self, id: u32, table: &DeviceSpec) -> Result<(), Reason> {
         if let TargetParams::SnapshotMerge(merge) = &table.table.params {
+            self.refuse_used_carrier(self.carrier_at(&merge.origin, None)?)?;
             let snapshot = self.snapshot_to_merge(table)?;
             return snapshot.map_or(Ok(()), |snapshot| self.refuse_lost_store(snapshot, merge));
         }
@@ -70,7 +71,7 @@ impl<M: Machine> Administrator<M> {
             Some(here) if here != disk => Err(another(word)),
             _ => Ok(()),
         };
-        if let Some((origin, ..)) = self.origin {
+        if let Some(origin) = entry.deps.id(&own.origin) {
             is_at(&merge.origin, origin)?;
             is_at(&own.origin, origin)?;
         }

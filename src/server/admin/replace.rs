@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use dm_targets::device::OpenTarget;
 use dm_targets::table::TargetParams;
 
-use super::devices::{is_mirror, no_device};
+use super::devices::{is_mirror, no_device, state_of};
 use super::handover;
 use super::held::Held;
 use super::left_behind::{Left, Old};
@@ -123,8 +123,9 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(Held<M::Handle>, Left), Reason> {
         let NewDevice { target, deps, spec, cow, note, .. } = prepared;
         self.record_right_leg(id, table, &target)?;
-        if self.changes_origin(id, table) && !mutant::is(Mutant::LeftOutBesideExchange) {
-            self.lose_left_out(None)?;
+        if !mutant::is(Mutant::LeftOutBesideExchange) {
+            let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+            self.lose_left_out(&state_of(&entry.info, &entry.name, &deps, table))?;
         }
         let left = self.record_left_behind(id, cow)?;
         let unrecorded = mutant::is(Mutant::LinesNotRecorded);
@@ -257,7 +258,7 @@ impl<M: Machine> Administrator<M> {
         let (params, len, name) = (&table.table.params, table.table.len, entry.name.clone());
         let prepared = match params {
             TargetParams::SnapshotOrigin { origin } => {
-                self.refuse_second_origin(origin, false)?;
+                self.refuse_second_origin(origin, None)?;
                 self.open_origin_of(id, origin, table)?;
                 self.prepare_origin(origin, table.clone(), None)?
             }

@@ -158,10 +158,10 @@ impl<M: Machine> Administrator<M> {
             for device in self.devices.values_mut() {
                 device.deps.set_place(&word, &found.place);
             }
-            if let Some((origin, ..)) = self.origin {
-                let is_origin = self.devices.values().any(|one| one.deps.id(&word) == Some(origin));
-                if is_origin {
-                    self.origin_known.place = found.place;
+            if let Some(origin) = self.origins.of_mut(None) {
+                let mut all = self.devices.values();
+                if all.any(|one| one.deps.id(&word) == Some(origin.disk)) {
+                    origin.known.place = found.place;
                 }
             }
         }

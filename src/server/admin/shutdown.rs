@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use log::Level;
 
-use super::devices::is_origins;
+use super::devices::{Device, is_origins};
 use super::ending::{End, origins_first};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
@@ -36,9 +36,8 @@ impl<M: Machine> Administrator<M> {
             origins_first(&mut ids, |id| self.is_origin(id));
         }
         for id in ids {
-            let beside_origin =
-                stays.iter().any(|(other, _)| self.is_origin(*other)) || self.has_waiting_origin();
-            let beside_origin = beside_origin && !self.is_origin(id) || self.is_beside_carrier(id);
+            let stay: Vec<u32> = stays.iter().map(|(id, _)| *id).collect();
+            let beside_origin = self.is_beside_origin(id, &stay) || self.is_beside_carrier(id);
             let why = || {
                 Failure::from(format!(
                     "/dev/ublkb{id}: its origin is in use, or waits for a server"
@@ -106,10 +105,14 @@ impl<M: Machine> Administrator<M> {
         (self.kept_by, self.ending) = (Some(why), Ending::Waits);
     }
 
-    /// Whether the origin's device was left out and waits: its queued writes are carried out when
-    /// it is taken over.
-    fn has_waiting_origin(&self) -> bool {
-        self.left_out.values().any(|left| left.waits && is_origins(&left.device.spec))
+    /// Whether a device has an origin whose device stays, or was left out and waits: its queued
+    /// writes are carried out when it is taken over.
+    fn is_beside_origin(&self, id: u32, stays: &[u32]) -> bool {
+        let Some(state) = self.devices.get(&id).map(Device::state) else { return false };
+        let mut served = self.origins_devices_of(&state).filter(|entry| entry.is_origin());
+        let stays = served.any(|entry| stays.contains(&entry.info.id));
+        let mut waiting = self.left_origins_devices_of(&state);
+        !self.is_origin(id) && (stays || waiting.any(|left| is_origins(&left.spec)))
     }
 
     /// Deletes a device unless it is in use. A recoverable device is stopped only after its disks

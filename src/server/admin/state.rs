@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::devices::{Deps, Device, Directory, LeftOut};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
+use super::open_origins::Origins;
 use super::unconfirmed::Unconfirmed;
 use super::unfinished::Unfinished;
 use crate::failure::Reason;
-use crate::protocol::{DeviceRef, DeviceState, KnownDisk};
-use crate::storage::{DiskId, Limits};
+use crate::protocol::{DeviceRef, DeviceState};
+use crate::storage::DiskId;
 
 /// What keeps a server from ending.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -38,13 +39,8 @@ pub struct Administrator<M: Machine> {
     pub(super) machine: M,
     pub(super) devices: BTreeMap<u32, Device>,
     pub(super) directory: Directory,
-    pub(super) origin: Option<(DiskId, Limits, bool)>,
-    /// The origin has other users.
-    pub(super) origin_shared: bool,
-    /// How the origin's disk is recognized later.
-    pub(super) origin_known: KnownDisk,
-    /// The device of this server that carries the origin.
-    pub(super) carrier: Option<DeviceRef>,
+    /// The origins that targets have opened.
+    pub(super) origins: Origins,
     /// The devices that this server serves, started or not, by their nodes.
     pub(super) nodes: BTreeMap<DiskId, DeviceRef>,
     /// It only completes COWs: an origin that a device of another server carries is not read.
@@ -55,8 +51,6 @@ pub struct Administrator<M: Machine> {
     pub(super) taken: BTreeMap<u32, Deps>,
     /// Devices that wait for a server and could not be taken over.
     pub(super) left_out: BTreeMap<u32, LeftOut>,
-    /// The origin may have changed since devices were left out.
-    pub(super) origin_changed: bool,
     /// Whether the server has been asked to end, and what keeps it running.
     pub(super) ending: Ending,
     /// The reason why the last attempt to end failed, already logged.
@@ -91,16 +85,12 @@ impl<M: Machine> Administrator<M> {
             machine,
             devices: BTreeMap::new(),
             directory,
-            origin: None,
-            origin_shared: false,
-            origin_known: KnownDisk::default(),
-            carrier: None,
+            origins: Origins::default(),
             nodes: BTreeMap::new(),
             completes: false,
             kept: BTreeSet::new(),
             taken: BTreeMap::new(),
             left_out: BTreeMap::new(),
-            origin_changed: false,
             ending: Ending::No,
             kept_by: None,
             merge_kept_by: None,

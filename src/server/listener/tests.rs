@@ -85,7 +85,8 @@ fn a_device_that_is_being_taken_over_is_reported_as_waiting() {
     // Nothing is done because of that: an idle server would end.
     assert!(commands.try_recv().is_err());
     // Each is reported once, as what has become of it.
-    let left_out = LeftOut { device: one.clone(), waits: false, for_good: false };
+    let left_out =
+        LeftOut { device: one.clone(), waits: false, for_good: false, origin_changed: false };
     directory.publish(&BTreeMap::new(), &[(one.id, left_out)].into());
     assert_eq!(states(), [(other.id, RunState::Quiesced), (one.id, RunState::Dead)]);
     directory.publish(&BTreeMap::new(), &BTreeMap::new());

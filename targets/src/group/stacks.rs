@@ -34,7 +34,8 @@ impl Group {
         let origin = match device.carried() {
             Some(origin) => origin,
             None => {
-                let copy = self.upper_copy().ok_or("no memory for the copies of its snapshots")?;
+                let copy = self.upper_copy(self.height(&device));
+                let copy = copy.ok_or("no memory for the copies of its snapshots")?;
                 let disk = stack::disk(&self.executor, name, &device, stack::SLOTS);
                 let (disk, watch) = disk.ok_or("the device has no table")?;
                 self.stacks.borrow_mut().push(watch);
@@ -64,12 +65,30 @@ impl Group {
         disk
     }
 
-    fn upper_copy(&self) -> Option<copy::Client> {
+    /// The device that carries an origin.
+    pub fn carrier_of(&self, origin: &Rc<Origin>) -> Option<Rc<Device>> {
+        let carries = |device: &&Rc<Device>| {
+            device.carried().is_some_and(|carried| Rc::ptr_eq(&carried, origin))
+        };
+        self.devices().values().find(carries).cloned()
+    }
+
+    /// How many devices that carry origins are below a device: it is a snapshot of one, and so on.
+    fn height(&self, device: &Device) -> usize {
+        let Target::Snapshot(snapshot) = device.target() else { return 0 };
+        let below = self.origins.of(&snapshot).and_then(|origin| self.carrier_of(&origin));
+        // It ends: a snapshot is opened after the device that carries its origin.
+        below.map_or(0, |below| 1 + self.height(&below))
+    }
+
+    /// The client that copies for origins on devices of a height. Each height has its own reserve:
+    /// what the copies of one wait for may need those of the heights below.
+    fn upper_copy(&self, height: usize) -> Option<copy::Client> {
         let mut upper = self.upper.borrow_mut();
-        if upper.is_none() {
-            *upper = copy::Client::new(&self.executor, &self.host, None);
+        while upper.len() <= height {
+            upper.push(copy::Client::new(&self.executor, &self.host, None)?);
         }
-        upper.clone()
+        upper.get(height).cloned()
     }
 
     /// The oldest operation of each origin that a device carries and that is not complete, as the

@@ -22,12 +22,13 @@ use std::num::NonZeroU64;
 use std::rc::Rc;
 
 use super::losses::Loss;
+use super::merge_claim::MergeClaim;
 use super::merge_fault::MergeFault;
 use super::merge_pace::Pace;
 use super::merge_state::MergeState;
 pub use super::merge_tail::Bounds;
 use super::merge_tail::{READ_BYTES, Tail};
-use super::origin::{MergeClaim, Origin};
+use super::origin::Origin;
 use super::parts::Parts;
 use super::status::SnapshotStatus;
 use super::store_error::StoreError;
@@ -116,7 +117,7 @@ impl Merge {
             let why = "read-only; a snapshot can only be merged into a writable disk";
             return Err(StoreError::Merge(parts.origin.name().clone(), why));
         }
-        let claim = origin.claim_merge().ok_or_else(|| {
+        let claim = MergeClaim::to(origin).ok_or_else(|| {
             let why = "another snapshot is being merged into it; wait for the end of that merge";
             StoreError::Merge(parts.origin.name().clone(), why)
         })?;

@@ -139,6 +139,7 @@ pub mod losses;
 pub mod mapping;
 pub mod merge;
 mod merge_check;
+mod merge_claim;
 pub mod merge_fault;
 mod merge_pace;
 mod merge_request;

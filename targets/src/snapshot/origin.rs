@@ -31,9 +31,9 @@ pub struct Origin {
     preserved: preserved::Shared,
     pub(super) gate: Rc<Gate>,
     /// A snapshot is being merged into it.
-    merging: Cell<bool>,
+    pub(super) merging: Cell<bool>,
     /// Some of that snapshot is on the disk and some is not: the disk shows neither.
-    mixed: Cell<bool>,
+    pub(super) mixed: Cell<bool>,
     flushes: Flushes,
     /// Lists of created exceptions, kept for the next write.
     lists: RefCell<Vec<Vec<Created>>>,
@@ -141,7 +141,7 @@ impl Origin {
         self.gate.departed().record()
     }
 
-    fn tell_who_is_alone(&self) {
+    pub(super) fn tell_who_is_alone(&self) {
         let snapshots = self.snapshots.borrow();
         // While a snapshot is merged into the origin, a discard could hit that snapshot's data.
         let merging = self.merging.get() && !mutant::is(Mutant::MergeDiscardsOrigin);
@@ -207,13 +207,9 @@ impl Origin {
         self.flushes.untold().map_or(Ok(()), |error| Err(lost(error)))
     }
 
-    /// Claims the origin for one merge until the claim is dropped; `None` if another merge has it.
-    pub(super) fn claim_merge(self: &Rc<Origin>) -> Option<MergeClaim> {
-        if self.merging.replace(true) {
-            return None;
-        }
-        self.tell_who_is_alone();
-        Some(MergeClaim { origin: self.clone(), changes: self.gate.changes() })
+    /// Whether a merge has the origin.
+    pub fn has_merge(&self) -> bool {
+        self.merging.get()
     }
 
     /// Why what a new snapshot shows is not what the origin's device shows: the disk is partly what
@@ -368,32 +364,5 @@ impl Origin {
             let cause = error.clone().filter(|_| part.failed);
             snapshot.copied(std::iter::once((*id, !part.failed)), cause);
         }
-    }
-}
-
-/// The claim of the only merge into an origin.
-pub(super) struct MergeClaim {
-    origin: Rc<Origin>,
-    /// Changes of the origin before it was made.
-    changes: u64,
-}
-
-impl MergeClaim {
-    /// Whether the origin has changed since the claim was made.
-    pub(super) fn is_outdated(&self) -> bool {
-        self.origin.gate.changes() != self.changes
-    }
-
-    /// Sets whether some of the merged snapshot is on the disk and some is not.
-    pub(super) fn set_mixed(&self, mixed: bool) {
-        self.origin.mixed.set(mixed);
-    }
-}
-
-impl Drop for MergeClaim {
-    fn drop(&mut self) {
-        self.origin.merging.set(false);
-        self.origin.mixed.set(false);
-        self.origin.tell_who_is_alone();
     }
 }

@@ -133,8 +133,8 @@ impl TargetParams {
     /// Whether such a device can carry an origin: its users write through the origin of its
     /// snapshots.
     pub fn can_carry_origin(&self) -> bool {
-        use TargetParams::{Linear, Mirror, Segments};
-        matches!(self, Mirror(_) | Linear(_) | Segments(_))
+        use TargetParams::{Linear, Mirror, Segments, Snapshot};
+        matches!(self, Mirror(_) | Linear(_) | Segments(_) | Snapshot(_))
     }
 
     /// The device words, in the order of the line.

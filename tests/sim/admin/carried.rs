@@ -3,10 +3,12 @@
 
 use dm_targets::request::RequestKind;
 
-use super::carried_stack::{COW, Do, KEY, Known, Lower, Part, Stack, Top, UNDER_COW, Upper};
+use super::carried_stack::{
+    COW, Do, Ground, KEY, Known, Lower, Part, Stack, Top, UNDER_COW, Upper, is_origins,
+};
 use super::kernel::Device;
 use super::process::Process;
-use crate::protocol::{Command, DeviceRef, DeviceState};
+use crate::protocol::{Command, DeviceRef, DeviceState, Reply};
 use crate::server::admin::Ending;
 use crate::ublk::DeviceState as DiskState;
 
@@ -65,6 +67,7 @@ impl Stack {
             Do::Terminate => self.terminate(),
             Do::Steal(part) => self.steal(part),
             Do::Upgrade(deny) => self.upgrade(deny),
+            Do::Merge(keep) => self.merge(keep),
         };
         self.town.say(|| format!("{step:?}: {told:?}"));
         told
@@ -91,6 +94,16 @@ impl Stack {
             known.owed = false;
         }
         deleted
+    }
+
+    fn merge(&mut self, keep: bool) -> Result<(), String> {
+        let device = self.device(Upper).ok_or("not there")?;
+        let (force, defer, bytes_per_second) = (false, false, None);
+        self.ask(Command::Merge { device, force, defer, keep, bytes_per_second })?;
+        if !self.town.site.is_dead() {
+            self.is_merged();
+        }
+        Ok(())
     }
 
     /// Suspends or resumes the device of the COW.
@@ -146,11 +159,20 @@ impl Stack {
     /// The server or the power has ended at a step; what users knew is what the records tell.
     pub fn crash(&mut self, power: bool, step: Do) {
         let shown = self.shown();
+        self.was_merging = self.is_merging();
         self.town.crash(power);
         if power {
             self.disk.power_lost();
+            self.ground.power_lost();
             if let Some(known) = &mut self.upper {
                 known.content.power_lost();
+            }
+            if matches!(step, Do::Merge(_)) && self.upper.is_some() || self.was_merging {
+                // Who has asked for it asks again.
+                self.is_merged();
+                (self.unmerged, self.left, self.lower) = (true, None, None);
+                self.under.clear();
+                return;
             }
             // Whether the device will be the same is not known to any record.
             let is_kept = |known: &Known| known.owed && !matches!(step, Do::Add(_) | Do::Del(..));
@@ -161,6 +183,9 @@ impl Stack {
             return;
         }
         self.waits = matches!(step, Do::Write(Lower | Top, _));
+        if self.is_merging() {
+            self.is_merged();
+        }
         self.strike_gone();
         for device in self.left() {
             let found = device.device();
@@ -169,6 +194,7 @@ impl Stack {
             }
             if let Some(word) = self.under_word(&device) {
                 self.under.insert(word, found);
+            } else if is_origins(&device, false) {
             } else if device.carrier().is_none() {
                 self.lower.get_or_insert(found);
             } else if self.upper.is_none()
@@ -184,11 +210,43 @@ impl Stack {
         self.under = under.filter(|(_, device)| !self.is_dead(*device)).collect();
         // A server that leaves a snapshot out records that, and the next one cannot know whether
         // the device has changed.
-        let away = self.away && matches!(step, Do::Recover);
+        let away = self.away && matches!(step, Do::Recover | Do::Write(Ground, _));
         let ends = matches!(step, Do::Del(Upper, _) | Do::Terminate);
         if let (Some(known), true) = (&mut self.upper, away || ends) {
             known.owed = false;
         }
+    }
+
+    /// A merge comes to its end, and its origin gets its plain table back.
+    fn end_merge(&mut self) -> Result<(), String> {
+        if let Some(process) = self.town.processes.get_mut(KEY) {
+            drop(self.town.site.run(&process.executor.clone(), || false));
+            process.admin.end_merges();
+        }
+        if let (true, Some(device)) = (self.unmerged, self.device(Top)) {
+            // A table began it, and stays in place.
+            match self.ask(Command::Del { devices: vec![device], force: false })? {
+                Reply::Deleted => {}
+                other => return Err(format!("the merge has not ended: {other:?}")),
+            }
+        }
+        if self.is_merging() {
+            return Err("the merge has not ended".to_owned());
+        }
+        self.judge(Lower)
+    }
+
+    /// After a loss of power the devices are added again, and what was asked for is asked again.
+    fn add_again(&mut self) -> Result<(), String> {
+        self.act(Do::Add(Lower))?;
+        self.adopts = true;
+        if self.unmerged {
+            self.act(Do::Add(Top))?;
+        }
+        if self.left.as_ref().is_some_and(|(_, changed)| !changed) {
+            self.act(Do::Add(Upper))?;
+        }
+        Ok(())
     }
 
     /// Everything is taken over and judged, changed, judged again, and ends.
@@ -207,13 +265,9 @@ impl Stack {
             return Ok(());
         }
         if self.lower.is_none() {
-            self.act(Do::Add(Lower))?;
-            self.adopts = true;
-            if self.left.as_ref().is_some_and(|(_, changed)| !changed) {
-                self.act(Do::Add(Upper))?;
-            }
+            self.add_again()?;
         }
-        for part in [Lower, Upper, Top] {
+        for part in [Lower, Upper, Top, Ground] {
             self.set_use(part, false);
             if let Some(device) = self.device(part) {
                 drop(self.ask(Command::Resume { device }));
@@ -223,9 +277,11 @@ impl Stack {
             if let Some(sector) = sector {
                 self.write(Lower, sector);
                 self.write(Top, sector + 1);
+                self.write(Ground, sector);
             }
-            [Lower, Top, Upper].into_iter().try_for_each(|part| self.judge(part))?;
+            [Ground, Lower, Top, Upper].into_iter().try_for_each(|part| self.judge(part))?;
         }
+        self.end_merge()?;
         self.judge_nodes()?;
         let mut all = self.left();
         all.sort_by_key(|device| (device.carrier().is_none(), device.joined().next().is_none()));

@@ -1,7 +1,7 @@
 //! The lives of a device, its snapshots and its origin's device in one server: stories that are
 //! written down, with an end of the server or of the power at every step.
 
-use super::carried_stack::{COW, DISK, Do, LOWER, Lower, Stack, Top, UNDER_COW, Upper};
+use super::carried_stack::{COW, DISK, Do, Ground, LOWER, Lower, Stack, Top, UNDER_COW, Upper};
 
 /// Lives a story with an end of the server or of the power at a change, if any. Returns how many
 /// changes there were.
@@ -89,6 +89,42 @@ fn stories_of_held_cows() -> Vec<Vec<Do>> {
     ]
 }
 
+/// A snapshot of a snapshot: what is written to the disk of the lower one changes neither of them,
+/// and what is written to that one is kept for the upper one.
+fn stories_over_a_disk() -> Vec<Vec<Do>> {
+    use Do::*;
+    let begun = [Add(Lower), Write(Lower, 0), Add(Upper), Add(Ground), Write(Ground, 3)];
+    let of = |rest: &[Do]| begun.iter().chain(rest).copied().collect::<Vec<_>>();
+    vec![
+        of(&[Write(Lower, 3), Write(Ground, 0), Write(Upper, 1), Flush(Upper), Write(Ground, 1)]),
+        of(&[Use(Ground, true), Write(Lower, 0), Kill, Write(Ground, 5), Recover, Write(Lower, 6)]),
+        of(&[Use(Lower, true), Write(Ground, 5), Terminate, Recover, Write(Lower, 3)]),
+        of(&[Use(Ground, true), Write(Ground, 5), Terminate, Recover, Write(Lower, 3)]),
+        of(&[Suspend(Lower), Write(Ground, 4), Kill, Recover, Resume(Lower), Write(Lower, 3)]),
+        of(&[Del(Upper, false), Write(Ground, 4), Kill, Recover, Add(Upper), Write(Lower, 3)]),
+        of(&[Del(Ground, false), Write(Lower, 4), Kill, Recover, Add(Ground), Write(Ground, 4)]),
+        of(&[Kill, Attach(COW, false), Recover, Write(Ground, 4), Attach(COW, true), Recover]),
+        of(&[Upgrade(None), Write(Ground, 4), Write(Lower, 5), Upgrade(None), Write(Lower, 6)]),
+        of(&[Write(Ground, 4), Steal(Ground), Write(Lower, 4), Add(Ground), Write(Ground, 5)]),
+        of(&[Write(Lower, 4), Terminate]),
+    ]
+}
+
+/// A snapshot is merged into the device, which is written through its origin's device.
+fn stories_of_merges() -> Vec<Vec<Do>> {
+    use Do::*;
+    let begun = [Add(Lower), Write(Lower, 0), Add(Upper), Add(Top), Write(Top, 3), Write(Upper, 5)];
+    let of = |rest: &[Do]| begun.iter().chain(rest).copied().collect::<Vec<_>>();
+    vec![
+        of(&[Merge(false), Write(Top, 5), Write(Top, 1), Flush(Top), Write(Lower, 2)]),
+        of(&[Merge(false), Kill, Write(Top, 5), Recover, Write(Top, 3)]),
+        of(&[Write(Upper, 1), Merge(false), Suspend(Lower), Kill, Recover, Resume(Lower)]),
+        of(&[Merge(false), Use(Top, true), Terminate, Recover, Write(Top, 1)]),
+        of(&[Merge(false), Upgrade(None), Write(Top, 5), Upgrade(None), Write(Top, 1)]),
+        of(&[Use(Lower, true), Merge(false), Use(Lower, false), Merge(false), Write(Top, 4)]),
+    ]
+}
+
 /// What is lived: the lower device's table, the word of the COW, and the story.
 fn lives() -> Vec<(&'static str, &'static str, Vec<Do>)> {
     let of = |lines: &[&'static str], cow: &'static str, stories: fn() -> Vec<Vec<Do>>| {
@@ -101,6 +137,10 @@ fn lives() -> Vec<(&'static str, &'static str, Vec<Do>)> {
         of(&LOWER[1..3], UNDER_COW, stories),
         of(&LOWER[1..2], UNDER_COW, stories_of_origins),
         of(&LOWER[1..3], UNDER_COW, stories_of_held_cows),
+        of(&LOWER[5..], "/c0", stories_of_origins),
+        of(&LOWER[5..], "/c0", stories_over_a_disk),
+        of(&[LOWER[0], LOWER[3], LOWER[5]], "/c0", stories_of_merges),
+        of(&LOWER[1..2], UNDER_COW, stories_of_merges),
     ]
     .concat()
 }

@@ -27,12 +27,13 @@ pub(super) const COW: usize = 1;
 pub(super) const DISK: usize = 3;
 
 /// What the device is made of: disks, or devices of its server.
-pub(super) const LOWER: [&str; 5] = [
+pub(super) const LOWER: [&str; 6] = [
     "0 8 mirror core 1 2 2 /a 0 /b 0 1 handle_errors",
     "0 8 linear /a 0",
     "0 8 mirror core 1 2 2 /under-a 0 /under-b 0 1 handle_errors",
     "0 4 linear /under-a 0\n4 4 linear /under-a 4",
     "0 8 linear /under-m 0",
+    "0 8 snapshot /a /s P 2",
 ];
 
 /// The devices below it, by the words above.
@@ -53,8 +54,10 @@ pub(super) enum Part {
     Upper,
     /// The origin's device over the lower one: what it shows is the same.
     Top,
+    /// The origin's device of the disk of which the lower one is a snapshot.
+    Ground,
 }
-pub(super) use Part::{Lower, Top, Upper};
+pub(super) use Part::{Ground, Lower, Top, Upper};
 
 /// A step.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +78,8 @@ pub(super) enum Do {
     Terminate,
     /// Another program stops and deletes a device.
     Steal(Part),
+    /// The snapshot is merged into the device, through the origin's device; it is kept, or not.
+    Merge(bool),
     /// Another server takes over; the kernel does not let it do one step, if any.
     Upgrade(Option<(Control, u32)>),
 }
@@ -94,6 +99,8 @@ pub(super) struct Stack {
     pub cow: &'static str,
     /// What the legs hold; the device's content once it is there.
     pub disk: Content,
+    /// What the disk holds of which it is a snapshot.
+    pub ground: Content,
     pub lower: Option<DeviceRef>,
     /// The devices below it, by their words.
     pub under: BTreeMap<&'static str, DeviceRef>,
@@ -101,6 +108,10 @@ pub(super) struct Stack {
     /// What the snapshot showed that is deleted and not continued, and whether the device has
     /// changed since.
     pub left: Option<(Content, bool)>,
+    /// A snapshot was being merged when the power ended.
+    pub was_merging: bool,
+    /// A merge was interrupted that no record tells of.
+    pub unmerged: bool,
     /// A write of the device waits for the next server.
     pub waits: bool,
     /// The COW has been missing.
@@ -120,11 +131,14 @@ impl Stack {
             town,
             lower_line,
             cow: "/c0",
+            ground: Content::of((200..).take(SECTORS)),
             disk,
             lower: None,
             under: BTreeMap::new(),
             upper: None,
             left: None,
+            was_merging: false,
+            unmerged: false,
             waits: false,
             away: false,
             adopts: false,
@@ -138,7 +152,11 @@ impl Stack {
         let line = match part {
             Lower => self.lower_line.to_owned(),
             Upper => format!("0 8 snapshot /dev/ublkb{carrier} {} P 2", self.cow),
+            Top if self.unmerged => {
+                format!("0 8 snapshot-merge /dev/ublkb{carrier} {} P 2", self.cow)
+            }
             Top => format!("0 8 snapshot-origin /dev/ublkb{carrier}"),
+            Ground => "0 8 snapshot-origin /a".to_owned(),
         };
         let named = |line: String, (word, device): (&&str, &DeviceRef)| {
             line.replace(word, &format!("/dev/ublkb{}", device.id))
@@ -156,11 +174,9 @@ impl Stack {
         match part {
             Lower => self.lower,
             Upper => self.upper.as_ref().map(|known| known.device),
-            Top => {
-                let is_it = |one: &DeviceState| {
-                    let name = one.spec.table.params.name();
-                    name == "snapshot-origin" && !self.is_dead(one.device())
-                };
+            Top | Ground => {
+                let is_it =
+                    |one: &DeviceState| is_origins(one, part == Top) && !self.is_dead(one.device());
                 self.left().iter().find(|one| is_it(one)).map(DeviceState::device)
             }
         }
@@ -196,7 +212,8 @@ impl Stack {
             let is_wanted = match part {
                 Lower => self.lower_line.contains(word),
                 Upper => self.cow == word,
-                Top => false,
+                Top => self.unmerged && self.cow == word,
+                Ground => false,
             };
             if is_wanted && !self.under.contains_key(word) {
                 let table = Table::parse_table(line).unwrap();
@@ -216,23 +233,6 @@ impl Stack {
         let mut all = UNDER.iter().filter(|(word, _)| is_below(word));
         all.find(|(_, other)| Table::parse_table(other).unwrap().to_string() == line)
             .map(|(word, _)| *word)
-    }
-
-    /// The nodes of devices that are disks of others are read-only, and no others.
-    pub fn judge_nodes(&self) -> Result<(), String> {
-        let left = self.left();
-        let kernel = self.town.site.kernel.borrow();
-        for device in self.under.values() {
-            let is_disk = left.iter().any(|one| one.joined().any(|lower| lower == *device));
-            match kernel.devices.get(&device.id) {
-                Some(found) if found.protected != is_disk => {
-                    let is = found.protected;
-                    return Err(format!("the node of {device:?}: read-only: {is}, not {is_disk}"));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// The devices of the state file that the kernel has.
@@ -311,12 +311,18 @@ impl Stack {
     pub fn content(&mut self, part: Part) -> Option<&mut Content> {
         match part {
             Lower | Top => Some(&mut self.disk),
+            Ground => Some(&mut self.ground),
             Upper => self.upper.as_mut().map(|known| &mut known.content),
         }
     }
 
     pub fn write(&mut self, part: Part, sector: usize) {
         let Some(device) = self.device(part) else { return };
+        let passes = part == Lower && self.is_merging();
+        if passes || part == Ground && self.lower.is_none() {
+            // It is refused; or its snapshot would be lost, which the lives are not about.
+            return;
+        }
         self.next_value += 1;
         let value = self.next_value;
         if let (Lower | Top, None, Some((_, changed))) = (part, &self.upper, &mut self.left) {
@@ -330,47 +336,11 @@ impl Stack {
         }
     }
 
-    /// Compares what a device shows, if it answers.
-    pub fn judge(&mut self, part: Part) -> Result<(), String> {
-        // Requests that waited for this server end first.
-        if let Some(process) = self.town.processes.get(KEY) {
-            drop(self.town.site.run(&process.executor.clone(), || false));
-        }
-        let owed = part != Upper || self.upper.as_ref().is_some_and(|known| known.owed);
-        match self.read(part) {
-            Some(Ok(seen)) => {
-                let content = self.content(part).ok_or("an unknown device")?;
-                content.judge(&seen).map_err(|why| format!("{part:?} is wrong: {why}"))
-            }
-            Some(Err(why)) if owed => Err(format!("{part:?} is owed, and fails: {why}")),
-            _ => Ok(()),
-        }
-    }
-
     pub fn set_use(&mut self, part: Part, in_use: bool) {
         let Some(DeviceRef { id, .. }) = self.device(part) else { return };
         if let Some(device) = self.town.site.kernel.borrow_mut().devices.get_mut(&id) {
             device.in_use = in_use;
         }
-    }
-
-    pub fn is_in_use(&self, part: Part) -> bool {
-        let kernel = self.town.site.kernel.borrow();
-        let id = self.device(part).map(|device| device.id);
-        id.and_then(|id| kernel.devices.get(&id)).is_some_and(|device| device.in_use)
-    }
-
-    /// Whether no device waits for a server. One that has never been live does not.
-    pub fn are_live(&self) -> bool {
-        let kernel = self.town.site.kernel.borrow();
-        let waits = |state: DiskState| !matches!(state, DiskState::Live | DiskState::Dead);
-        !kernel.devices.values().any(|device| waits(device.info.state))
-    }
-
-    /// Whether the kernel has no disk for a device: it has never been live, or is stopped.
-    pub fn is_dead(&self, device: DeviceRef) -> bool {
-        let kernel = self.town.site.kernel.borrow();
-        kernel.devices.get(&device.id).is_none_or(|found| found.info.state == DiskState::Dead)
     }
 
     pub fn strike_gone(&mut self) {
@@ -397,4 +367,10 @@ impl Stack {
             Some((_, true)) => None,
         }
     }
+}
+
+/// Whether it is an origin's device: that of the carried one, or of a disk.
+pub(super) fn is_origins(device: &DeviceState, carried: bool) -> bool {
+    let name = device.spec.table.params.name();
+    matches!(name, "snapshot-origin" | "snapshot-merge") && device.carrier().is_some() == carried
 }

@@ -140,6 +140,7 @@ impl Town {
             ("/a", image(200)),
             ("/b", image(200)),
             ("/c", blank),
+            ("/s", cow()),
         ];
         Town {
             site: Site::new(seed, &disks, seed % 4 != 3),

@@ -64,6 +64,7 @@ mod reattached;
 mod reopened;
 mod resize;
 mod scale;
+mod scenario_merge;
 mod scenarios;
 mod scenarios_lvm;
 mod scenarios_sharing;
@@ -73,6 +74,7 @@ mod stack_apart;
 mod stack_joined;
 mod stack_named;
 mod stack_tables;
+mod stack_twice;
 mod stacks;
 mod stands;
 mod suite;
@@ -139,12 +141,14 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     stack_apart::cases,
     stack_named::cases,
     shared::cases,
+    scenario_merge::cases,
     scenarios::cases,
     scenarios_lvm::cases,
     scenarios_sharing::cases,
     self_tests::cases,
     stack_joined::cases,
     stack_tables::cases,
+    stack_twice::cases,
     stacks::cases,
     stands::cases,
     copy::cases,

@@ -84,16 +84,24 @@ fn loaded() {
     assert_failed(&ublk_dm("resume s"), &[&[&later, "another server", "the table stays loaded"]]);
     ublk_dm("clear s").ok();
     ublk_dm("resume s").ok();
-    // A server has one device with snapshots; those of another one are not served elsewhere.
+    // Two devices of a server have snapshots: each has what its own users overwrite.
     let second = slice("leg1", "n1", 0, SIZE);
     let line = format!("0 {SIZE} linear {second} 0");
     run_args(&binary(), &["create", "m2", "--beside", "m", "--table", &line]).ok();
     ublk_dm("del s").ok();
     let [one, two] = [2, 4].map(|at| slice(&format!("cow{at}"), "n2", at * MIB, MIB));
-    server::add(&format!("snapshot --origin m --cow {one} --name s"));
-    let refused = ublk_dm(&format!("add snapshot --origin m2 --cow {two} --name s2"));
-    assert_failed(&refused, &[&["has snapshots already"]]);
-    ublk_dm("del s m m2").ok();
+    for (name, snap, cow) in [("m", "s", &one), ("m2", "s2", &two)] {
+        let device = Disk::open(server::device(name)["block_device"].as_str().expect("a path"));
+        let (before, after) = (View::new("orig", SIZE), View::new("orig", SIZE));
+        before.fill(&device);
+        let snap = server::add(&format!("snapshot --origin {name} --cow {cow} --name {snap}"));
+        after.put(before.cells(0, SIZE));
+        after.write(&device, 64, 64);
+        before.verify(&Disk::open_read_only(&snap));
+        after.verify(&device);
+    }
+    assert_one_server(&["m", "m2", "s", "s2"]);
+    ublk_dm("del s s2 m m2").ok();
     server::forget_lost();
     server::assert_nothing_left("del");
 }

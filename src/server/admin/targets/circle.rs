@@ -103,7 +103,9 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(), Reason> {
         let is_carried = self.devices.get(&id).is_some_and(|one| one.deps.carrier().is_some());
         match &spec.table.params {
-            TargetParams::Snapshot(snapshot) if is_carried => {
+            TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot)
+                if is_carried =>
+            {
                 self.refuse_circle_of_snapshot(snapshot, &spec.table.params)
             }
             table => self.refuse_circle_of(table, Some(id)),

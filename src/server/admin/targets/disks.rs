@@ -276,9 +276,9 @@ impl<M: Machine> Administrator<M> {
         &self,
         path: &str,
         disk: &KnownDisk,
-        origin: &str,
+        (origin, known): (&str, &KnownDisk),
     ) -> Result<(), Reason> {
-        let origin = std::iter::once((origin.to_owned(), self.origin_known.clone()));
+        let origin = std::iter::once((origin.to_owned(), known.clone()));
         let live = self.devices.values().flat_map(|device| device.deps.known());
         let left_out = self.left_out.values().filter(|_| !mutant::is(Mutant::LeftOutCowTaken));
         let left_out = left_out.flat_map(|left| left.device.known.clone());

@@ -72,7 +72,7 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<NewDevice<M>, Reason> {
         // One that exists was judged when it got its table; others may be open before it now.
         let is_beside =
-            || self.has_others_than_lower(&spec.table.params, name) || self.origin.is_some();
+            || self.has_others_than_lower(&spec.table.params, name) || !self.origins.is_empty();
         if again.is_none() && is_beside() {
             return Err(format!(
                 "{}: in use by another device of this server; if both have --shared, each mirror \

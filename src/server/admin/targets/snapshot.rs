@@ -25,6 +25,7 @@ use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::new_device::NewDevice;
+use crate::server::admin::open_origins::Origin;
 use crate::server::admin::state::Administrator;
 use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, DiskId, Limits};
@@ -37,23 +38,24 @@ impl<M: Machine> Administrator<M> {
         mut spec: DeviceSpec,
         again: Option<&KnownDisks>,
     ) -> Result<NewDevice<M>, Reason> {
-        let (origin, limits, read_only) = self.claim_origin(path, &spec, again)?;
+        let Origin { disk, limits, read_only, shared, known } =
+            self.claim_origin(path, &spec, again)?;
         let read_only = read_only || spec.options.read_only;
-        let (len, size) = (spec.table.len, self.origin_size(origin)?);
+        let (len, size) = (spec.table.len, self.origin_size(disk)?);
         if !mutant::is(Mutant::OriginBehindDisk) {
             check_length(path, len, size, limits.logical_block_size)?;
         }
         let (target, ()) = self.open_target(move |thread: Rc<M::Thread>| async move {
-            let origin = thread.group().origin(origin.key()).ok_or(NO_ORIGIN)?;
+            let origin = thread.group().origin(disk.key()).ok_or(NO_ORIGIN)?;
             Ok::<_, Reason>((
                 OpenTarget { target: Target::Origin(origin), events: Rc::default() },
                 (),
             ))
         })?;
         let mut deps = Deps::default();
-        deps.insert(path, origin, self.origin_known.clone());
+        deps.insert(path, disk, known);
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, None);
-        spec.force = self.origin_shared;
+        spec.force = shared;
         Ok(NewDevice { params, target, deps, read_only, spec, cow: None, note: None })
     }
 
@@ -64,16 +66,16 @@ impl<M: Machine> Administrator<M> {
         name: Option<&str>,
         again: Option<&KnownDisks>,
     ) -> Result<NewDevice<M>, Reason> {
+        let merges = matches!(spec.table.params, TargetParams::SnapshotMerge(_));
         if again.is_none() {
-            self.refuse_circle_of_snapshot(snapshot, &spec.table.params)?;
+            self.refuse_new_snapshot(snapshot, &spec.table.params, merges)?;
         }
-        let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, &spec, again)?;
-        let (len, size) = (spec.table.len, self.origin_size(origin)?);
-        check_length(&snapshot.origin, len, size, origin_limits.logical_block_size)?;
-        let (cow, mut cow_known) = self.claim_cow(&snapshot.cow, origin, again)?;
+        let origin = self.claim_origin(&snapshot.origin, &spec, again)?;
+        let (len, size) = (spec.table.len, self.origin_size(origin.disk)?);
+        check_length(&snapshot.origin, len, size, origin.limits.logical_block_size)?;
+        let (cow, mut cow_known) = self.claim_cow(&snapshot.cow, origin.disk, again)?;
         let unmade = again.and_then(|known| unmade_on(known.get(&snapshot.cow)?));
         let again = again.is_some();
-        let merges = matches!(spec.table.params, TargetParams::SnapshotMerge(_));
         let forced = !again && spec.force && !merges;
         let overwrite = forced || unmade.is_some_and(|(unmade, _)| unmade.overwrites);
         let persistent = !snapshot.store.is_transient();
@@ -81,10 +83,12 @@ impl<M: Machine> Administrator<M> {
             let wanted = persistent.then_some(SignatureKind::SnapshotStore);
             refuse_other(&cow, wanted, "a snapshot")?;
         }
-        let (ownership, known) = self.store_of(&cow, unmade, persistent, spec.other_origin)?;
+        let owner = (origin.known.name.clone(), spec.other_origin);
+        let (ownership, known) = self.store_of(&cow, unmade, persistent, owner)?;
         if !again {
-            self.refuse_store_of_others(&snapshot.cow, &known, &spec)?;
-            self.refuse_other_name(&snapshot.cow, &cow_known, &snapshot.origin)?;
+            let of = (snapshot.origin.as_str(), &origin.known);
+            self.refuse_store_of_others(&snapshot.cow, &known, &spec, of.1)?;
+            self.refuse_other_name(&snapshot.cow, &cow_known, of)?;
         }
         let losses = self.machine.records().losses(known.clone());
         let lost = persistent && lost::is_lost(&losses, &cow, again)?;
@@ -100,49 +104,32 @@ impl<M: Machine> Administrator<M> {
             losses,
             ownership,
             label: name.unwrap_or(&snapshot.cow).to_owned(),
-            origin,
+            origin: origin.disk,
             merges,
             merge: spec.merge.clone(),
         };
         let (target, found) = self.open_snapshot(cow, opening)?;
-        let read_only = spec.options.read_only;
-        let params = params_of(snapshot, [&origin_limits, &cow_limits], &found, read_only, merges);
+        let (read_only, limits) = (spec.options.read_only, [&origin.limits, &cow_limits]);
+        let params = params_of(snapshot, limits, &found, read_only, merges);
         cow_known.store = known.store;
         cow_known.unmade = found.is_new.then_some(Unmade { overwrites: overwrite });
-        let deps = self.deps_of_snapshot(snapshot, origin, (cow_id, cow_known));
+        let deps = deps_of(snapshot, (origin.disk, origin.known), (cow_id, cow_known));
         let note = found.note(snapshot, cow_limits.logical_block_size).filter(|_| !again);
-        let spec = self.served_spec(spec, snapshot, found.chunk);
+        let spec = served_spec(spec, snapshot, found.chunk, origin.shared);
         let cow = persistent.then_some(known);
         Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
     }
 
-    fn deps_of_snapshot(
+    /// Refuses a snapshot on one of its own disks, and a merge below the users of a device.
+    fn refuse_new_snapshot(
         &self,
         snapshot: &Table,
-        origin: DiskId,
-        (cow, known): (DiskId, KnownDisk),
-    ) -> Deps {
-        let mut deps = Deps::default();
-        deps.insert(&snapshot.origin, origin, self.origin_known.clone());
-        deps.insert(&snapshot.cow, cow, known);
-        deps
-    }
-
-    /// The spec of a snapshot that has been opened: with the chunk size of its store.
-    fn served_spec(&self, spec: DeviceSpec, snapshot: &Table, chunk: ChunkSize) -> DeviceSpec {
-        let table = Table { chunk_size: Some(chunk), ..snapshot.clone() };
-        let merges = matches!(spec.table.params, TargetParams::SnapshotMerge(_));
-        let params = match merges {
-            true => TargetParams::SnapshotMerge(table),
-            false => TargetParams::Snapshot(table),
-        };
-        // `--force` as a permission to overwrite ends here; the origin is shared by all devices of
-        // the family.
-        DeviceSpec {
-            table: dm_targets::table::Table { params, ..spec.table },
-            force: self.origin_shared,
-            ..spec
-        }
+        table: &TargetParams,
+        merges: bool,
+    ) -> Result<(), Reason> {
+        self.refuse_circle_of_snapshot(snapshot, table)?;
+        let carrier = self.carrier_at(&snapshot.origin, None)?;
+        self.refuse_used_carrier(carrier.filter(|_| merges))
     }
 
     /// The owner of the store that a snapshot of this origin has on a COW, and what identifies the
@@ -152,10 +139,9 @@ impl<M: Machine> Administrator<M> {
         cow: &M::Open,
         unmade: Option<(Unmade, StoreId)>,
         persistent: bool,
-        adopt: bool,
+        (origin, adopt): (String, bool),
     ) -> Result<(Ownership, Cow), Reason> {
         let store = unmade.map_or_else(|| self.machine.new_store_id(), |(_, store)| Ok(store))?;
-        let origin = self.origin_known.name.clone();
         let known = lost::cow_of(cow, persistent.then_some(store), &origin)?;
         Ok((Ownership { store, origin, adopt }, known))
     }
@@ -184,9 +170,10 @@ impl<M: Machine> Administrator<M> {
         path: &str,
         cow: &Cow,
         spec: &DeviceSpec,
+        origin: &KnownDisk,
     ) -> Result<(), Reason> {
         self.refuse_cow_of_left_out(path, cow)?;
-        self.refuse_store_of_another(path, cow, spec)
+        self.refuse_store_of_another(path, cow, spec, origin)
     }
 
     /// Refuses the COW of a device that waits for a server: its store belongs to that device, and
@@ -211,19 +198,23 @@ impl<M: Machine> Administrator<M> {
         path: &str,
         spec: &DeviceSpec,
         again: Option<&KnownDisks>,
-    ) -> Result<(DiskId, Limits, bool), Reason> {
+    ) -> Result<Origin, Reason> {
         if let Some(carrier) = self.carrier_at(path, again)? {
             return self.claim_carried(path, carrier, again);
         }
-        if let Some((id, limits, read_only)) = self.origin {
-            if self.is_open(id)? {
+        let open = self.origins.of(None).cloned();
+        if let Some(open) = open {
+            if self.is_open(open.disk)? {
                 let here = self.machine.disk_at(path);
-                if self.carrier.is_some() || here.is_some_and(|disk| disk != id) {
+                if here.is_some_and(|disk| disk != open.disk) {
                     return Err(format!("{path}: its server has another origin").into());
                 }
-                refuse_foreign_disk(path, again, &self.origin_known)?;
-                return Ok((id, limits, read_only));
+                refuse_foreign_disk(path, again, &open.known)?;
+                return Ok(open);
             }
+        }
+        if again.is_none() {
+            self.refuse_beside_carried(path)?;
         }
         let sharing = Sharing::of(spec, again.is_some()).of_one(path, again);
         let (disk, shared) = self.open_as_it_is(path, sharing)?;
@@ -235,26 +226,34 @@ impl<M: Machine> Administrator<M> {
         }
         let known = self.recognized(path, &disk, again)?;
         let known = KnownDisk { shared, unclaimed, ..known };
-        self.begin_origin((id, limits, read_only), known, shared, move |thread| {
+        let origin = Origin { disk: id, limits, read_only, shared, known };
+        self.begin_origin(origin, move |thread| {
             drop(thread.group().origin_or(id.key(), || thread.disk(disk)));
             Ok(())
-        })?;
-        Ok((id, limits, read_only))
+        })
+    }
+
+    /// Refuses a disk as the origin beside a device that carries one and does not stand on it.
+    fn refuse_beside_carried(&self, path: &str) -> Result<(), Reason> {
+        for disk in self.origins.carried().map(|origin| origin.disk) {
+            if self.is_open(disk)? {
+                return Err(format!("{path}: its server has another origin").into());
+            }
+        }
+        Ok(())
     }
 
     /// Makes a disk the family's origin, which `open` opens.
     fn begin_origin(
         &mut self,
-        origin: (DiskId, Limits, bool),
-        known: KnownDisk,
-        shared: bool,
+        origin: Origin,
         open: impl FnOnce(&M::Thread) -> Result<(), Reason> + Send + 'static,
-    ) -> Result<(), Reason> {
-        let departures = self.machine.records().departures(&known, &[])?;
+    ) -> Result<Origin, Reason> {
+        let departures = self.machine.records().departures(&origin.known, &[])?;
         self.machine.call(move |thread| async move { open(&thread) })??;
-        self.restore_departures_of(origin.0, departures)?;
-        (self.origin, self.origin_known, self.origin_shared) = (Some(origin), known, shared);
-        Ok(())
+        self.restore_departures_of(origin.disk, departures)?;
+        self.origins.set(origin.clone());
+        Ok(origin)
     }
 
     /// Opens the origin of a table that replaces one of a device, `over`, which has its disk: the
@@ -273,10 +272,11 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         };
         let (id, limits) = (disk.id(), *disk.limits());
-        let other = self.origin.map(|(origin, ..)| origin).filter(|origin| *origin != id);
+        let other = self.origins.of(None).map(|origin| origin.disk).filter(|disk| *disk != id);
         if other.map_or(Ok(false), |origin| self.is_open(origin))? {
             return Err(format!("{path}: its server has another origin").into());
         }
+        self.refuse_beside_carried(path)?;
         let known = KnownDisk { shared, unclaimed, ..self.recognized(path, &disk, None)? };
         if !spec.force && !mutant::is(Mutant::OriginOverRanges) {
             let all = (Sector(0), disk.size());
@@ -284,14 +284,16 @@ impl<M: Machine> Administrator<M> {
             self.refuse_awaited(path, id, &known, all)?;
         }
         let read_only = limits.read_only;
-        self.begin_origin((id, limits, read_only), known, shared, move |thread| {
+        let origin = Origin { disk: id, limits, read_only, shared, known };
+        let begun = self.begin_origin(origin, move |thread| {
             let device = thread.group().device(over);
             let disk = device.and_then(|device| device.target().disk_at(place));
             let disk = disk.ok_or_else(|| no_device(over))?;
             refresh(&disk, read_only)?;
             drop(thread.group().origin_or(id.key(), || disk));
             Ok(())
-        })
+        });
+        begun.map(drop)
     }
 
     fn is_open(&self, origin: DiskId) -> Result<bool, Reason> {
@@ -323,6 +325,32 @@ impl<M: Machine> Administrator<M> {
             snapshot_open::open(&thread, cow, journal, opening, merged).await
         })
     }
+}
+
+/// The disks of a snapshot: its origin's, and its COW's.
+fn deps_of(
+    snapshot: &Table,
+    (origin, of_origin): (DiskId, KnownDisk),
+    (cow, of_cow): (DiskId, KnownDisk),
+) -> Deps {
+    let mut deps = Deps::default();
+    deps.insert(&snapshot.origin, origin, of_origin);
+    deps.insert(&snapshot.cow, cow, of_cow);
+    deps
+}
+
+/// The spec of a snapshot that has been opened: with the chunk size of its store; `shared`: its
+/// origin has other users.
+fn served_spec(spec: DeviceSpec, snapshot: &Table, chunk: ChunkSize, shared: bool) -> DeviceSpec {
+    let table = Table { chunk_size: Some(chunk), ..snapshot.clone() };
+    let params = match spec.table.params {
+        TargetParams::SnapshotMerge(_) => TargetParams::SnapshotMerge(table),
+        _ => TargetParams::Snapshot(table),
+    };
+    // `--force` as a permission to overwrite ends here; the origin is shared by all devices of the
+    // family.
+    let table = dm_targets::table::Table { params, ..spec.table };
+    DeviceSpec { table, force: shared, ..spec }
 }
 
 /// A store that was on record before it was made, with its id.

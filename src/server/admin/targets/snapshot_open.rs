@@ -111,6 +111,10 @@ pub(super) async fn open<T: Thread>(
         let options = opening.merge.as_ref();
         let opened = merge::open(parts, &origin, events, allow_invalid, options);
         let OpenMerge { opened, chunk, len } = opened.await?;
+        if let Some(carrier) = group.carrier_of(&origin).filter(|_| !again) {
+            // What its users have written is on it; from now on they cannot.
+            carrier.drain_users().await;
+        }
         return Ok((opened, Found { chunk, len, is_new: false, continued: None }));
     }
     let snapshot = Snapshot::open(parts).await?;
