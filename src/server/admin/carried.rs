@@ -56,13 +56,6 @@ impl<M: Machine> Administrator<M> {
             .map_or(Ok(()), |upper| Err(format!("/dev/ublkb{id}: {upper}: {what}").into()))
     }
 
-    /// Refuses another length of a device with snapshots. One that is a disk of others may grow.
-    pub(super) fn refuse_to_resize_carrier(&self, id: u32) -> Result<(), Reason> {
-        self.carried_by(id, &[]).map_or(Ok(()), |upper| {
-            Err(format!("/dev/ublkb{id}: {upper}: it cannot be resized").into())
-        })
-    }
-
     /// Refuses a command that would wait for operations which a suspended device holds, and those
     /// that a carried origin does not have yet.
     pub(super) fn refuse_on_carrier(&self, command: &Command) -> Result<(), Reason> {

@@ -104,6 +104,8 @@ pub enum Mutant {
     NotCarriedAgain,
     /// A merge begins below the users of the device that carries the origin.
     MergedUnderUsers,
+    /// A device grows into whose origin a snapshot is being merged.
+    GrownBelowMerge,
     /// A merge ends the device of its snapshot although that has another table loaded.
     OtherTableEnded,
     /// The node of a device into whose origin a snapshot is merged stays writable.

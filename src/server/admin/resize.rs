@@ -22,7 +22,7 @@ use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Failure, Kind, Reason, wrong_usage};
-use crate::protocol::{DeviceSpec, Place, Reply};
+use crate::protocol::{DeviceRef, DeviceState, Place, Reply};
 use crate::storage::{Access, Claim};
 use crate::ublk::device::replaced;
 use crate::ublk::{DeviceState as DiskState, Params};
@@ -40,15 +40,9 @@ impl<M: Machine> Administrator<M> {
 
     fn grow(&mut self, id: u32, bytes: Option<u64>) -> Result<(), Reason> {
         self.refuse_unfinished(id)?;
-        self.refuse_to_resize_carrier(id)?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         refuse_to_grow(entry).map_or(Ok(()), |why| Err(refused(why)))?;
-        if matches!(entry.spec.table.params, TargetParams::Snapshot(_)) && self.merges() {
-            return Err(refused(
-                "another snapshot is being merged into its origin: it can be resized when the \
-                 merge has ended",
-            ));
-        }
+        self.refuse_beside_merge(entry)?;
         let (cookie, before) = (entry.info.target_flags, entry.spec.table.len);
         let info = self.ours(id, cookie)?.ok_or_else(|| replaced(id))?;
         if info.state != DiskState::Live {
@@ -79,12 +73,22 @@ impl<M: Machine> Administrator<M> {
         if late { self.record(None) } else { Ok(()) }
     }
 
-    /// Whether a snapshot is being merged into the origin of this server.
-    fn merges(&self) -> bool {
-        let merges =
-            |spec: &DeviceSpec| matches!(spec.table.params, TargetParams::SnapshotMerge(_));
-        self.devices.values().any(|entry| merges(&entry.spec))
-            || self.left_out.values().any(|left| merges(&left.device.spec))
+    /// Refuses a snapshot beside another one that is being merged into its origin, and the device
+    /// that carries an origin into which one is merged.
+    fn refuse_beside_merge(&self, device: &Device) -> Result<(), Reason> {
+        let own = DeviceRef { id: device.info.id, cookie: device.info.target_flags };
+        let is_snapshot = matches!(device.spec.table.params, TargetParams::Snapshot(_));
+        let merges = |one: &DeviceState| {
+            matches!(one.spec.table.params, TargetParams::SnapshotMerge(_))
+                && (one.carrier() == Some(own)
+                    || is_snapshot && one.carrier() == device.deps.carrier())
+        };
+        if !self.all_states().iter().any(merges) || mutant::is(Mutant::GrownBelowMerge) {
+            return Ok(());
+        }
+        let which = if is_snapshot { "another" } else { "a" };
+        let what = "it can be resized when the merge has ended";
+        Err(refused(format!("{which} snapshot is being merged into its origin: {what}")))
     }
 
     /// The new length of a device, if it can have that.

@@ -76,6 +76,10 @@ fn nobody_writes_past_it() {
         let kind = RequestKind::Write { fua: false };
         let written = stack.io(lower, kind, 5, model::sector(7));
         assert!(written.unwrap().is_err());
+        let grown = stack.ask(Command::Resize { device: lower, bytes: None });
+        // Several lines have lengths of their own.
+        let never = line.contains('\n');
+        assert!(grown.is_err_and(|why| never || why.contains("is being merged into")), "{line}");
         stack.act(Do::Kill).unwrap();
         stack.act(Do::Recover).unwrap();
         assert!(is_protected(&stack, lower), "{line}");
@@ -200,6 +204,7 @@ fn a_merge_below_other_users_is_noticed() {
         (Mutant::MergedUnderUsers, below_other_users as fn()),
         (Mutant::MergedWritable, nobody_writes_past_it),
         (Mutant::OtherTableEnded, another_table_for_the_snapshot),
+        (Mutant::GrownBelowMerge, nobody_writes_past_it),
     ] {
         mutant::set(Some(mutant));
         let found = std::panic::catch_unwind(check);

@@ -39,8 +39,6 @@ fn ends_after_its_snapshots() {
         let spec = crate::protocol::DeviceSpec::of_line("0 8 error");
         let why = refused(&mut stack, Command::Load { device: lower, spec });
         assert!(why.contains("its table cannot be replaced"), "{why}");
-        let why = refused(&mut stack, Command::Resize { device: lower, bytes: None });
-        assert!(why.contains("it cannot be resized"), "{why}");
         for (keep, defer) in [(false, false), (true, false), (false, true), (true, true)] {
             let (device, bytes_per_second) = (upper, None);
             let merge = Command::Merge { device, force: true, defer, keep, bytes_per_second };

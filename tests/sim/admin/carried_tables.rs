@@ -139,8 +139,6 @@ fn a_snapshot_grows_to_the_length_of_its_device() {
         let bytes = vec![0; SECTORS * 512];
         stack.io(device, RequestKind::Read, 0, bytes).unwrap().unwrap();
         judge(&mut stack);
-        let why = stack.ask(Command::Resize { device: lower, bytes: None }).unwrap_err();
-        assert!(why.contains("it cannot be resized"), "{why}");
         stack.end().unwrap();
     }
 }

@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         case("scenario-repair", &["n0", "n1", "n2"], |seed| both(seed, repaired)),
         case("scenario-repair-new-leg", &["n0", "n1", "n2"], |seed| both(seed, replaced)),
         case("scenario-extend", &["n0", "n1"], |seed| both(seed, extended)),
+        case("scenario-extend-snapshot", &["n0", "n1"], |seed| both(seed, extended_with_snapshot)),
     ]
 }
 
@@ -176,6 +177,33 @@ fn extended(tool: Tool, seed: u64) {
     let parts = ["n0", "n1"].map(|disk| Disk::open_read_only(&node(disk)));
     let [one, two] = parts.map(|disk| digest(&disk, FIRST, LONG));
     assert!(one == two, "{tool:?}: the legs differ");
+}
+
+/// A volume with a snapshot grows, from the bottom up: the snapshot keeps its length and what it
+/// shows.
+fn extended_with_snapshot(tool: Tool, seed: u64) {
+    if !kernel_resizes() {
+        return;
+    }
+    let range = |len: u64| format!("0 {len} linear {} {FIRST}", node("n0"));
+    let real = tool.create("vg-v-real", &range(SHORT));
+    let origin = |len: u64| format!("0 {len} snapshot-origin {real}");
+    let volume = tool.create("vg-v", &origin(SHORT));
+    let old = View::new("olds", SHORT);
+    old.fill(&Disk::open(&volume));
+    let cow = tool.create("vg-s-cow", &format!("0 {} linear {} {FIRST}", 2 * LONG, node("n1")));
+    Disk::open(&cow).zero(0, 8);
+    let snap = tool.create("vg-s", &format!("0 {SHORT} snapshot {real} {cow} P 16"));
+    grown(tool, seed, &volume, || {
+        tool.grow("vg-v-real", &range(LONG));
+        tool.grow("vg-v", &origin(LONG));
+    });
+    let shown = Disk::open_read_only(&snap);
+    assert!(shown.sectors == SHORT, "{tool:?}: {} sectors", shown.sectors);
+    old.verify(&shown);
+    drop(shown);
+    ["vg-s", "vg-v", "vg-s-cow", "vg-v-real"].iter().for_each(|name| tool.remove(name));
+    forget(tool);
 }
 
 /// A device that is written grows.
