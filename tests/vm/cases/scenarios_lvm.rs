@@ -193,7 +193,9 @@ fn extended_with_snapshot(tool: Tool, seed: u64) {
     old.fill(&Disk::open(&volume));
     let cow = tool.create("vg-s-cow", &format!("0 {} linear {} {FIRST}", 2 * LONG, node("n1")));
     Disk::open(&cow).zero(0, 8);
+    tool.suspend("vg-v");
     let snap = tool.create("vg-s", &format!("0 {SHORT} snapshot {real} {cow} P 16"));
+    tool.resume("vg-v");
     grown(tool, seed, &volume, || {
         tool.grow("vg-v-real", &range(LONG));
         tool.grow("vg-v", &origin(LONG));
