@@ -231,22 +231,28 @@ impl<M: Machine> Administrator<M> {
     /// another table: what that one shows is not what the snapshots were taken of. After an error
     /// the table stays loaded.
     pub(super) fn lose_departed(&mut self, id: u32, table: &DeviceSpec) -> Result<(), Reason> {
-        if mutant::is(Mutant::ReplacedUnnoticed) {
-            return Ok(());
-        }
-        let lost = self.machine.call(move |thread| async move {
-            let carried = thread.group().device(id).and_then(|device| device.carried());
-            carried.is_none_or(|origin| origin.lose_departed().is_ok())
-        });
-        let why = match lost {
-            Ok(true) => return Ok(()),
-            Ok(false) => "it cannot be recorded that its deleted snapshots are lost".into(),
-            Err(why) => why,
+        let lost = match mutant::is(Mutant::ReplacedUnnoticed) {
+            true => Ok(()),
+            false => self.lose_departed_of(id),
         };
+        let Err(why) = lost else { return Ok(()) };
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.loaded = Some(table.clone());
         }
         Err(why.context(format!("/dev/ublkb{id}: the old table stays in place")))
+    }
+
+    /// Records as lost what has left the origin that a device carries: the device is about to show
+    /// something else.
+    pub(super) fn lose_departed_of(&self, id: u32) -> Result<(), Reason> {
+        let lost = self.machine.call(move |thread| async move {
+            let carried = thread.group().device(id).and_then(|device| device.carried());
+            carried.is_none_or(|origin| origin.lose_departed().is_ok())
+        })?;
+        match lost {
+            true => Ok(()),
+            false => Err("it cannot be recorded that its deleted snapshots are lost".into()),
+        }
     }
 
     /// An origin for a snapshot that is only completed, of which nothing is read: the device that

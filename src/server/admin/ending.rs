@@ -162,7 +162,10 @@ impl<M: Machine> Administrator<M> {
         }
         let cookie = |id: &u32| Some((*id, self.devices.get(id)?.info.target_flags));
         for (id, cookie) in ids.iter().filter_map(cookie).collect::<Vec<_>>() {
-            match self.take_down(id, cookie, force) {
+            // What was to go first may still be there.
+            let alone = self.refuse_carrier(id, &[], "that one stays");
+            let alone = if mutant::is(Mutant::DeletedBelow) { Ok(()) } else { alone };
+            match alone.and_then(|()| self.take_down(id, cookie, force)) {
                 Err(error) => {
                     failed.push(error);
                     if self.is_origin(id) {

@@ -7,10 +7,9 @@
 //! snapshots.
 
 use super::carried::without_carrier;
-use super::devices::Device;
 use super::held_below::refuse_held_below;
 use super::joined::height;
-use super::machine::{Machine, Records};
+use super::machine::Machine;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::silent::Silent;
@@ -120,12 +119,9 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Serves those left-out devices that carry the origins of others, which are taken over before
-    /// these are started: each after that on which it stands.
-    pub(super) fn serve_carriers(
-        &mut self,
-        ids: &[u32],
-        problems: &mut Vec<Problem>,
-    ) -> Vec<Again<M>> {
+    /// these are started: each after that on which it stands. They wait, and are on record as
+    /// before, until [`Administrator::start_waiting`].
+    pub(super) fn serve_carriers(&mut self, ids: &[u32], problems: &mut Vec<Problem>) -> Vec<u32> {
         let mut ids: Vec<u32> = ids.iter().copied().filter(|id| self.is_carrier(*id)).collect();
         self.sort_bottom_up(&mut ids);
         let mut carriers = Vec::new();
@@ -137,40 +133,18 @@ impl<M: Machine> Administrator<M> {
                 let (info, lost) = self.serve_again(&prepared, &device)?;
                 let own = lost.into_iter().chain(now_invalid(&device));
                 problems.extend(own.map(|why| Problem::of(&device, why)));
-                Ok((prepared, info, device.clone()))
+                Ok((prepared, info))
             });
             match served {
-                Ok(again) => {
+                Ok((prepared, info)) => {
                     self.left_out.remove(&id);
-                    carriers.push(again);
+                    self.keep_waiting((prepared, info, device));
+                    carriers.push(id);
                 }
                 Err(why) => problems.push(not_recovered(&device, why)),
             }
         }
         carriers
-    }
-
-    /// Starts them, each before that on which it stands. Snapshots that are still left out are
-    /// invalid from then on.
-    pub(super) fn start_carriers(
-        &mut self,
-        mut carriers: Vec<Again<M>>,
-        problems: &mut Vec<Problem>,
-    ) -> Result<(), Reason> {
-        while let Some((prepared, info, device)) = carriers.pop() {
-            let own = served_state(&prepared, &info, &device);
-            if self.changes_origin_of_left(&own) && !mutant::is(Mutant::CarrierStartedFirst) {
-                self.lose_left_out(&own)?;
-                let below = carriers.iter().map(|(new, info, one)| served_state(new, info, one));
-                let served = self.devices.values().map(Device::state).chain(below);
-                let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
-                self.machine
-                    .records()
-                    .write_state(served.chain(left_out).chain([own]).collect())?;
-            }
-            problems.extend(self.start_again(prepared, info, device).err());
-        }
-        Ok(())
     }
 }
 

@@ -93,6 +93,10 @@ impl<M: Machine> Administrator<M> {
         let kept = stays.or_else(|| self.kept_at_end(id, &spec));
         kept.map_or(Ok(()), |kept| self.refuse_unfinished(kept))?;
         let opened = self.open_origins_table(id, spec, &name, again);
+        let opened = opened.and_then(|new| {
+            let shows = stays.filter(|_| !mutant::is(Mutant::KeptUnnoticed));
+            shows.map_or(Ok(()), |snapshot| self.lose_departed_of(snapshot)).map(|()| new)
+        });
         let recorded =
             opened.and_then(|new| self.record_origins_table(id, new, again.is_some(), kept));
         let (target, cow) = match (recorded, snapshot) {

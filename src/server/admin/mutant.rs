@@ -104,6 +104,12 @@ pub enum Mutant {
     NotCarriedAgain,
     /// A merge begins below the users of the device that carries the origin.
     MergedUnderUsers,
+    /// A merge that is left out counts as lost with the device into which it goes.
+    MergeLostByCarrier,
+    /// A snapshot is merged and kept, and those that have left it count as valid.
+    KeptUnnoticed,
+    /// A device is deleted although one on it could not be.
+    DeletedBelow,
     /// A device grows into whose origin a snapshot is being merged.
     GrownBelowMerge,
     /// A merge ends the device of its snapshot although that has another table loaded.

@@ -8,6 +8,7 @@
 //! origin's other devices would have to end.
 
 use super::devices::{Device, LeftOut, ranges_of};
+use super::levels::Again;
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -51,15 +52,29 @@ impl<M: Machine> Administrator<M> {
             }
             entry.waits = started.is_err() && !mutant::is(Mutant::NotStartedIsLive);
         }
-        let ranges = self.devices.get(&id).and_then(|entry| ranges_of(&entry.spec.table));
-        if ranges.is_some() && !mutant::is(Mutant::LeftLegsOverwritten) {
-            // Its mirror was left just before the server ended.
-            self.keep_left_legs(id);
-        }
+        self.keep_legs_of_ranges(id);
         started.map_err(|why| not_started(&device, why))?;
         self.finish_growth(id);
         log::info!("{name}: /dev/ublkb{id} is live");
         Ok(())
+    }
+
+    /// Counts a device of a dead server among this server's that is served and not started.
+    pub(super) fn keep_waiting(&mut self, (prepared, info, device): Again<M>) {
+        let DeviceState { id, name, suspended, loaded, .. } = device;
+        drop(self.keep(prepared, info, name));
+        if let Some(entry) = self.devices.get_mut(&id) {
+            (entry.waits, entry.suspended, entry.loaded) = (true, suspended, loaded);
+        }
+    }
+
+    /// Records what is lost when a device is started while others are still left out.
+    fn lose_before_start(&mut self, device: &DeviceState) -> Result<(), Reason> {
+        if !self.changes_origin_of_left(device) || mutant::is(Mutant::CarrierStartedFirst) {
+            return Ok(());
+        }
+        self.lose_left_out(device)?;
+        self.record(None)
     }
 
     /// Starts those of the devices that the kernel has not started, snapshots before their origin.
@@ -72,6 +87,14 @@ impl<M: Machine> Administrator<M> {
         let problems = ids.into_iter().filter_map(|id| self.start_one(id).err()).collect();
         self.publish();
         problems
+    }
+
+    /// A mirror may have been left for these ranges just before the server ended.
+    fn keep_legs_of_ranges(&mut self, id: u32) {
+        let ranges = self.devices.get(&id).and_then(|entry| ranges_of(&entry.spec.table));
+        if ranges.is_some() && !mutant::is(Mutant::LeftLegsOverwritten) {
+            self.keep_left_legs(id);
+        }
     }
 
     /// The users of a device continue, unless it is suspended.
@@ -92,7 +115,9 @@ impl<M: Machine> Administrator<M> {
             Ok(Some(info)) if info.state == DiskState::Live => self.let_users_in(id),
             Ok(Some(info)) if info.state == DiskState::Dead => Err(no_longer_waits(id, &info)),
             Ok(Some(_)) => {
-                let ready = self.carry_again(&device).and_then(|()| self.let_users_in(id));
+                let ready = self.lose_before_start(&device);
+                let ready = ready.and_then(|()| self.carry_again(&device));
+                let ready = ready.and_then(|()| self.let_users_in(id));
                 ready.and_then(|()| self.machine.start(id, true))
             }
         };
@@ -100,6 +125,7 @@ impl<M: Machine> Administrator<M> {
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.waits = false;
         }
+        self.keep_legs_of_ranges(id);
         self.finish_growth(id);
         log::info!("{}: /dev/ublkb{id} is live", device.name);
         Ok(())

@@ -5,8 +5,11 @@
 //! Rules kept here: I5 and I9, for each origin by itself. A device that writes to one of them
 //! concerns the snapshots of that one, served, left out or deleted, and not those of another.
 
+use dm_targets::table::TargetParams;
+
 use super::devices::{self, Device, is_origins};
 use super::machine::Machine;
+use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::protocol::{DeviceRef, DeviceSpec, DeviceState, KnownDisk};
 
@@ -78,7 +81,9 @@ fn is_origins_device(
 pub(super) fn changes_origin_of(device: &DeviceState, other: &DeviceState) -> bool {
     let carrier = device.carrier();
     if carrier.is_some_and(|carrier| other.device() == carrier) {
-        return true;
+        // Nobody writes to it beside a merge, which goes on from what the records say.
+        let merges = matches!(device.spec.table.params, TargetParams::SnapshotMerge(_));
+        return !merges || mutant::is(Mutant::MergeLostByCarrier);
     }
     let has_it = match other.spec.table.params.shares_origin() {
         true => other.carrier() == carrier,

@@ -172,7 +172,7 @@ impl<M: Machine> Administrator<M> {
                 Err(why) => problems.push(not_recovered(&device, why)),
             }
         }
-        self.start_carriers(carriers, &mut problems)?;
+        problems.extend(self.start_waiting(&carriers));
         held.into_iter().try_for_each(|id| self.release_writer(id))?;
         problems.extend(self.save().err().map(Problem::from));
         self.keep_files = !self.left_out.is_empty();

@@ -151,15 +151,7 @@ impl<M: Machine> Administrator<M> {
     /// Ends this server with devices that it has claimed and that are not live: the kernel takes
     /// them back when the process ends.
     pub(super) fn give_back(&mut self, claimed: Vec<Again<M>>) {
-        for (prepared, info, device) in claimed {
-            let DeviceState { id, name, suspended, loaded, .. } = device;
-            drop(self.keep(prepared, info, name));
-            if let Some(Device { waits, suspended: is_suspended, loaded: inactive, .. }) =
-                self.devices.get_mut(&id)
-            {
-                (*waits, *is_suspended, *inactive) = (true, suspended, loaded);
-            }
-        }
+        claimed.into_iter().for_each(|again| self.keep_waiting(again));
         self.ending = Ending::Leaves;
     }
 }

@@ -249,6 +249,24 @@ impl Stack {
         Ok(())
     }
 
+    /// Does something, in which the server dies at a change, counted from 1, and is followed by
+    /// another one. Returns whether it has come to that change.
+    pub fn ends_at(&mut self, change: u64, act: impl FnOnce(&mut Stack)) -> bool {
+        let shared = self.town.site.shared.clone();
+        let first = shared.lock().unwrap().changes;
+        shared.lock().unwrap().crash_at = Some(first + change);
+        act(self);
+        let has_ended = self.town.site.is_dead();
+        if has_ended {
+            self.town.crash(false);
+        }
+        shared.lock().unwrap().crash_at = None;
+        if has_ended {
+            self.recover().unwrap();
+        }
+        has_ended
+    }
+
     /// Everything is taken over and judged, changed, judged again, and ends.
     pub fn end(&mut self) -> Result<(), String> {
         for disk in 0..self.town.site.disks.len() {

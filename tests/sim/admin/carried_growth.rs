@@ -77,17 +77,7 @@ fn every_end_of_a_growth_leaves_the_snapshots() {
     for line in lines() {
         for crash in 1.. {
             let mut stack = stack(line);
-            let first = stack.town.site.shared.lock().unwrap().changes;
-            stack.town.site.shared.lock().unwrap().crash_at = Some(first + crash);
-            drop(grow(&mut stack));
-            let has_ended = stack.town.site.is_dead();
-            if has_ended {
-                stack.town.crash(false);
-            }
-            stack.town.site.shared.lock().unwrap().crash_at = None;
-            if has_ended {
-                stack.recover().unwrap();
-            }
+            let has_ended = stack.ends_at(crash, |stack| drop(grow(stack)));
             [Lower, Top, Upper].into_iter().for_each(|part| stack.judge(part).unwrap());
             grow(&mut stack).unwrap();
             judge(&mut stack);

@@ -110,6 +110,19 @@ fn stories_over_a_disk() -> Vec<Vec<Do>> {
     ]
 }
 
+/// The disk of the lower snapshot is missing, and the device of the upper one's COW is served: all
+/// levels are taken over by the server that has left them out.
+fn stories_of_levels_left_out() -> Vec<Vec<Do>> {
+    use Do::*;
+    let begun = [Add(Lower), Write(Lower, 0), Add(Upper), Add(Ground), Write(Ground, 3)];
+    let left = [Kill, Attach(DISK, false), Recover, Attach(DISK, true), Recover];
+    let of = |rest: &[Do]| begun.iter().chain(&left).chain(rest).copied().collect::<Vec<_>>();
+    vec![
+        of(&[Write(Ground, 4), Write(Lower, 3), Write(Upper, 1)]),
+        of(&[Write(Lower, 3), Kill, Recover, Write(Ground, 4)]),
+    ]
+}
+
 /// A snapshot is merged into the device, which is written through its origin's device.
 fn stories_of_merges() -> Vec<Vec<Do>> {
     use Do::*;
@@ -139,6 +152,7 @@ fn lives() -> Vec<(&'static str, &'static str, Vec<Do>)> {
         of(&LOWER[1..3], UNDER_COW, stories_of_held_cows),
         of(&LOWER[5..], "/c0", stories_of_origins),
         of(&LOWER[5..], "/c0", stories_over_a_disk),
+        of(&LOWER[5..], UNDER_COW, stories_of_levels_left_out),
         of(&[LOWER[0], LOWER[3], LOWER[5]], "/c0", stories_of_merges),
         of(&LOWER[1..2], UNDER_COW, stories_of_merges),
     ]

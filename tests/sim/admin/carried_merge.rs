@@ -4,7 +4,7 @@
 use dm_targets::request::RequestKind;
 
 use super::carried_refused::add;
-use super::carried_stack::{Do, KEY, LOWER, Lower, Stack, Top, Upper};
+use super::carried_stack::{COW, Do, Ground, KEY, LOWER, Lower, Stack, Top, Upper};
 use super::model;
 use super::town::SECTORS;
 use crate::protocol::{Command, DeviceRef, DeviceSpec};
@@ -89,6 +89,42 @@ fn nobody_writes_past_it() {
         stack.act(Do::Write(Lower, 5)).unwrap();
         [Lower, Top].into_iter().for_each(|part| stack.judge(part).unwrap());
     }
+}
+
+/// The COW is missing when the server has died: the merge is left out, and goes on when the COW is
+/// there, under whichever server.
+fn left_out() {
+    for line in LOWER {
+        let (mut stack, [.., top]) = stack(line);
+        stack.act(Do::Merge(false)).unwrap();
+        for step in [Do::Kill, Do::Attach(COW, false)] {
+            stack.act(step).unwrap();
+        }
+        stack.act(Do::Recover).unwrap_err();
+        let left = stack.left().into_iter().find(|one| one.device() == top).unwrap();
+        assert!(!left.lost, "{line}");
+        for step in [Do::Kill, Do::Attach(COW, true), Do::Recover] {
+            stack.act(step).unwrap();
+        }
+        run(&mut stack);
+        assert!(!stack.is_merging(), "{line}");
+        [Lower, Top].into_iter().for_each(|part| stack.judge(part).unwrap());
+    }
+}
+
+/// A snapshot of a snapshot was deleted; the lower one is merged and kept, and shows the merged
+/// disk then, of which the upper one is none.
+fn kept_after_a_departure() {
+    let mut stack = Stack::new(LOWER[5], true);
+    for step in [Do::Add(Lower), Do::Write(Lower, 0), Do::Add(Ground), Do::Add(Upper)] {
+        stack.act(step).unwrap();
+    }
+    stack.act(Do::Del(Upper, false)).unwrap();
+    let lower = stack.device(Lower).unwrap();
+    stack.ask(merge(lower, (false, true, false))).unwrap();
+    run(&mut stack);
+    let again = add(&mut stack, &format!("0 8 snapshot {BLOCK_PATH}{} /c0 P 2", lower.id));
+    assert!(again.is_err_and(|why| why.contains("lost")));
 }
 
 /// As LVM does it: the snapshot's device has `error` loaded, which it has beside the merge.
@@ -192,6 +228,16 @@ fn a_merge_needs_the_device_for_itself() {
 }
 
 #[test]
+fn a_left_out_merge_is_not_lost() {
+    left_out();
+}
+
+#[test]
+fn what_has_left_a_kept_snapshot_is_lost() {
+    kept_after_a_departure();
+}
+
+#[test]
 fn a_device_goes_on_with_its_loaded_table() {
     another_table_for_the_snapshot();
 }
@@ -205,6 +251,8 @@ fn a_merge_below_other_users_is_noticed() {
         (Mutant::MergedWritable, nobody_writes_past_it),
         (Mutant::OtherTableEnded, another_table_for_the_snapshot),
         (Mutant::GrownBelowMerge, nobody_writes_past_it),
+        (Mutant::MergeLostByCarrier, left_out),
+        (Mutant::KeptUnnoticed, kept_after_a_departure),
     ] {
         mutant::set(Some(mutant));
         let found = std::panic::catch_unwind(check);

@@ -98,18 +98,10 @@ fn every_end_of_a_handover_leaves_both() {
     for line in LOWER {
         for crash in 1.. {
             let (mut stack, lower, upper) = stack(line);
-            let first = stack.town.site.shared.lock().unwrap().changes;
-            stack.town.site.shared.lock().unwrap().crash_at = Some(first + crash);
             let table = format!("0 8 snapshot {BLOCK_PATH}{} /c0 PO 2", lower.id);
-            drop(load(&mut stack, upper, &table).and_then(|()| resume(&mut stack, upper)));
-            let has_ended = stack.town.site.is_dead();
-            if has_ended {
-                stack.town.crash(false);
-            }
-            stack.town.site.shared.lock().unwrap().crash_at = None;
-            if has_ended {
-                stack.recover().unwrap();
-            }
+            let has_ended = stack.ends_at(crash, |stack| {
+                drop(load(stack, upper, &table).and_then(|()| resume(stack, upper)));
+            });
             drop(resume(&mut stack, upper));
             judge(&mut stack);
             stack.act(Do::Write(Lower, 3)).unwrap();

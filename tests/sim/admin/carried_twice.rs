@@ -145,13 +145,38 @@ fn a_snapshot_with_snapshots_is_not_merged() {
     assert_eq!(stack.device(Lower), Some(lower));
 }
 
+/// That the snapshot leaves cannot be recorded when both are deleted: what it stands on stays.
+fn a_device_stays_below_one_that_could_not_be_deleted() {
+    let mut stack = Stack::new(LOWER[1], true);
+    for step in [Do::Add(Lower), Do::Write(Lower, 0), Do::Add(Upper)] {
+        stack.act(step).unwrap();
+    }
+    let [lower, upper] = [Lower, Upper].map(|part| stack.device(part).unwrap());
+    let shared = stack.town.site.shared.clone();
+    shared.lock().unwrap().full = true;
+    let devices = vec![lower, upper];
+    let why = stack.ask(Command::Del { devices, force: false }).unwrap_err();
+    assert!(why.contains("that one stays"), "{why}");
+    shared.lock().unwrap().full = false;
+    [Lower, Upper].into_iter().for_each(|part| stack.judge(part).unwrap());
+    assert_eq!((stack.device(Lower), stack.device(Upper)), (Some(lower), Some(upper)));
+}
+
+#[test]
+fn two_levels_are_deleted_from_the_top_down() {
+    a_device_stays_below_one_that_could_not_be_deleted();
+}
+
 #[cfg(feature = "mutants")]
 #[test]
-fn others_that_are_lost_are_noticed() {
+fn what_is_wrong_with_two_levels_is_noticed() {
     use crate::server::admin::mutant::{self, Mutant};
-    mutant::set(Some(Mutant::OthersLost));
-    let found =
-        std::panic::catch_unwind(a_left_out_snapshot_is_recorded_as_lost_with_its_own_origin);
-    mutant::set(None);
-    assert!(found.is_err());
+    let lost: fn() = a_left_out_snapshot_is_recorded_as_lost_with_its_own_origin;
+    let deleted: fn() = a_device_stays_below_one_that_could_not_be_deleted;
+    for (mutant, check) in [(Mutant::OthersLost, lost), (Mutant::DeletedBelow, deleted)] {
+        mutant::set(Some(mutant));
+        let found = std::panic::catch_unwind(check);
+        mutant::set(None);
+        assert!(found.is_err(), "{mutant:?}");
+    }
 }
