@@ -133,6 +133,7 @@ pub fn wait_gone(pid: u64) {
 }
 
 /// Polls until it holds; panics after `seconds`.
+#[track_caller]
 pub fn wait_for(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(seconds);
     while !holds() {
