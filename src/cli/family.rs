@@ -16,6 +16,7 @@
 
 mod carrier;
 mod lower;
+mod passed_on;
 
 use std::hash::Hasher;
 use std::path::Path;
@@ -26,6 +27,7 @@ use dm_targets::table::{FamilyKey, Table, TargetParams};
 
 use self::carrier::key_with_carrier;
 use self::lower::{key_of_device, key_of_lower};
+use self::passed_on::passes_on;
 use super::gone::exists;
 use crate::failure::Failure;
 use crate::protocol::DeviceState;
@@ -261,11 +263,15 @@ fn key_among<E>(
     key
 }
 
-/// Whether a family's server can have one more device, with this table: a mirror is alone in it.
+/// Whether a family's server can have one more device, with this table: a mirror is alone in it,
+/// unless the new device takes it.
 fn takes_another(state: &State, table: &Table) -> bool {
     let is_mirror = |params: &TargetParams| matches!(params, TargetParams::Mirror(_));
-    let has_mirror = state.devices.iter().any(|device| is_mirror(&device.spec.table.params));
-    state.devices.is_empty() || !has_mirror && !is_mirror(&table.params)
+    let stays =
+        |device: &DeviceState| is_mirror(&device.spec.table.params) && !passes_on(device, table);
+    let has_mirror = state.devices.iter().any(stays);
+    let is_passed_on = state.devices.iter().any(|device| passes_on(device, table));
+    state.devices.is_empty() || !has_mirror && (!is_mirror(&table.params) || is_passed_on)
 }
 
 /// Whether a family has the name `base`, or `base` with a number appended.

@@ -285,6 +285,15 @@ impl Device {
         committed.and(Err("canceled; the device is unchanged".to_owned()))
     }
 
+    /// Suspends a device that was suspended by an earlier server, before its first request.
+    ///
+    /// # Errors
+    /// What the earlier server had acknowledged is lost.
+    pub async fn suspend_again(&self) -> Result<(), String> {
+        self.hold(true).await;
+        self.target().commit_again().await
+    }
+
     /// Holds new requests back until the target has none left, or that is given up. Returns whether
     /// the device ran before.
     ///

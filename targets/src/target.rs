@@ -227,6 +227,16 @@ impl Target {
         }
     }
 
+    /// The same for a device that was suspended by an earlier server, which has flushed what its
+    /// users had written: the device below may be suspended as well.
+    pub(crate) async fn commit_again(&self) -> Result<(), String> {
+        match self {
+            Target::Linear(_) | Target::Segments(_) => Ok(()),
+            Target::Origin(origin) => unflushed(origin),
+            _ => self.commit_all().await,
+        }
+    }
+
     /// The block size of the device: the largest of its disks'.
     pub fn logical_block_bytes(&self) -> u32 {
         match self {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use dm_targets::table::{Table, TargetParams};
 
+use super::passed_on::passes_on;
 use crate::protocol::DeviceState;
 use crate::rundir::State;
 use crate::storage::{DiskId, ublk_number};
@@ -52,7 +53,8 @@ fn key_with_lower<'a>(
         })
     };
     let is_mirror = matches!(table.params, Mirror(_));
-    let has_room = !is_mirror || devices.iter().all(is_ranges);
+    let stays_beside = |device: &DeviceState| is_ranges(device) || passes_on(device, table);
+    let has_room = !is_mirror || devices.iter().all(stays_beside);
     (has_room && numbers.iter().all(can_join)).then_some(key)
 }
 

@@ -44,14 +44,26 @@ impl<M: Machine> Administrator<M> {
         });
         Silent::on(&self.machine, disks)?;
         let force = spec.force;
-        let prepared = self.prepare(spec, name.as_deref(), None)?;
-        let info = self.make(&prepared, id)?;
+        let passed_on = self.take_mirror(&spec, None)?;
+        let made = match self.prepare(spec, name.as_deref(), None) {
+            Ok(prepared) => self.make(&prepared, id).map(|info| (prepared, info)),
+            Err(why) => Err(why),
+        };
+        let (prepared, info) = match (made, passed_on.as_ref()) {
+            (Ok(made), _) => made,
+            (Err(why), None) => return Err(why),
+            (Err(why), Some(before)) => {
+                let back = self.give_mirror_back(before).err();
+                return Err(back.map_or(why.clone(), |back| why.ending(format!("; {back}"))));
+            }
+        };
         let mut state = prepared.state(&info, "");
         let note = match self.bring_up(&prepared, &info, name, &mut state, force) {
             Ok(note) => note,
             Err(why) => {
-                let new = Unconfirmed { state, target: prepared.target };
+                let new = Unconfirmed { state, target: prepared.target, passed_on };
                 let note = self.undo(new).unwrap_or_else(|left| Some(left.to_string()));
+                self.passing = None;
                 return Err(note.map_or(why.clone(), |note| why.ending(format!("; {note}"))));
             }
         };
@@ -61,7 +73,8 @@ impl<M: Machine> Administrator<M> {
         let adopted = prepared.spec.other_origin;
         log::info!("{name}: {path} is live");
         let target = self.keep(prepared, info, name);
-        self.unconfirmed = Some(Unconfirmed { state, target });
+        self.unconfirmed = Some(Unconfirmed { state, target, passed_on });
+        self.has_passed_on();
         // The device was recorded before it could be used. If it cannot be recorded that its store
         // is adopted, that is only a warning.
         self.publish();
@@ -258,6 +271,7 @@ impl<M: Machine> Administrator<M> {
         let mut taken = self.machine.records().names_beside()?;
         taken.extend(self.devices.values().map(|entry| entry.name.clone()));
         state.name = name.unwrap_or_else(|| generated_name(&prepared.spec.table, state.id, &taken));
+        self.pass_on();
         if !mutant::is(Mutant::StateAfterStart) {
             self.record(Some(state.clone()))?;
         }

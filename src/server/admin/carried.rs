@@ -62,8 +62,12 @@ impl<M: Machine> Administrator<M> {
         let ids: Vec<u32> = match command {
             Command::Suspend { device, .. } | Command::Resize { device, .. } => vec![device.id],
             Command::Resume { device } => {
-                let loaded = self.devices.get(&device.id).is_some_and(|one| one.loaded.is_some());
-                if loaded { vec![device.id] } else { Vec::new() }
+                let entry = self.devices.get(&device.id);
+                let loaded = entry.and_then(|entry| entry.loaded.as_ref());
+                // It takes the mirror of the device that holds its I/O.
+                let takes = |loaded| self.with_mirror(loaded, Some(device.id)).is_some();
+                let waits = loaded.is_some_and(|loaded| !takes(loaded));
+                if waits { vec![device.id] } else { Vec::new() }
             }
             Command::Del { devices, .. } => devices.iter().map(|device| device.id).collect(),
             Command::Merge { device, .. } => vec![device.id],

@@ -55,7 +55,8 @@ impl<M: Machine> Administrator<M> {
     /// mirror in a server, whose legs' record is the server's.
     pub(super) fn has_others_than_lower(&self, mirror: &TargetParams, name: Option<&str>) -> bool {
         let is_on_own = self.is_on_own(mirror);
-        let mut served = self.devices.values();
+        let passing = self.passing.map(|passing| passing.from);
+        let mut served = self.devices.values().filter(|entry| Some(entry.info.id) != passing);
         let left = self.left_out.values().map(|left| &left.device);
         let waiting = left.chain(self.undone_later.iter().map(|new| &new.state));
         let mut waiting = waiting.filter(|device| Some(device.name.as_str()) != name);

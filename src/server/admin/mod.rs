@@ -36,6 +36,8 @@ mod open_origins;
 mod origins;
 mod orphans;
 mod outcome;
+mod passed_on;
+mod passing;
 mod recorded;
 mod recording;
 mod records;

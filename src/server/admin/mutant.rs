@@ -39,6 +39,14 @@ pub enum Mutant {
     LinesNotRecorded,
     /// A table of ranges that cannot be used ends the old one.
     LinesTakenFirst,
+    /// A suspended device that is taken over is flushed, and waits for a suspended one below it.
+    FlushedAgain,
+    /// A mirror is passed on, and both devices have it on record.
+    MirrorOnRecordTwice,
+    /// A mirror is passed on without what is known of its legs.
+    LegsNotPassedOn,
+    /// A mirror is not given back when the device that has taken it is not added.
+    MirrorNotGivenBack,
     /// A mirror that replaces a device's ranges is recovered from its first leg, wherever the
     /// device's data are.
     LegWithDataForgotten,

@@ -10,6 +10,7 @@
 //! server that knows that the origin has not changed.
 
 use std::cmp::Reverse;
+use std::rc::Rc;
 
 use dm_targets::target::Target;
 
@@ -266,8 +267,23 @@ impl<M: Machine> Administrator<M> {
         self.remember_node(device.device());
         self.keep_store(&prepared.target)?;
         // A suspended device is suspended again, from the first request on.
-        let held = if device.suspended { self.hold(info.id, true, "recover")? } else { Ok(()) };
+        let held = if device.suspended { self.hold_again(info.id)? } else { Ok(()) };
         Ok((info, held.err().map(|lost| lost.but(format!("{}: suspended", device.name)))))
+    }
+
+    /// Suspends a device again that the server before has suspended. Does not wait for a device
+    /// below it, which may be suspended, too.
+    fn hold_again(&mut self, id: u32) -> Result<Result<(), Reason>, Reason> {
+        let flushes = mutant::is(Mutant::FlushedAgain);
+        let job = move |thread: Rc<M::Thread>| async move {
+            match thread.group().device(id) {
+                Some(device) if flushes => Ok(device.suspend(true).await?),
+                Some(device) => Ok(device.suspend_again().await?),
+                None => Ok(()),
+            }
+        };
+        let then = move |admin: &mut Administrator<M>, _| admin.run_on(id, "recover");
+        self.wait_for(Errand::on(id, "recover"), job, then).inspect_err(|_| self.give_up(id))
     }
 
     pub(super) fn leave_out(&mut self, device: DeviceState, why: Failure) -> Problem {

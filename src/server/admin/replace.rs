@@ -99,7 +99,7 @@ impl<M: Machine> Administrator<M> {
                 self.let_through(id, true, "resume")?;
             }
             let why = self.old_stays(id, was_suspended, why);
-            if is_mirror(&table) && self.is_recorded(id) {
+            if is_mirror(&table) && self.is_recorded(id) && self.passing.is_none() {
                 self.forget_begun(id);
             }
             return Err(handover::beside_lost(why, lost));
@@ -128,6 +128,7 @@ impl<M: Machine> Administrator<M> {
             self.lose_left_out(&state_of(&entry.info, &entry.name, &deps, table))?;
         }
         let left = self.record_left_behind(id, cow)?;
+        self.pass_on();
         let unrecorded = mutant::is(Mutant::LinesNotRecorded);
         let why = Recorded::New { force: table.force };
         let recorded = if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, why) };
@@ -268,7 +269,12 @@ impl<M: Machine> Administrator<M> {
             }
             _ => match params.segments(len) {
                 Some(lines) => self.prepare_segments(lines, table.clone(), None, Some(id))?,
-                None => self.prepare_mirror_over(id, table)?,
+                None => match (self.passing, params) {
+                    (Some(passing), TargetParams::Mirror(mirror)) => {
+                        self.open_passed_on(passing.from, mirror, table.clone(), Some(&name))?
+                    }
+                    _ => self.prepare_mirror_over(id, table)?,
+                },
             },
         };
         if !table.force {

@@ -7,6 +7,7 @@ use super::devices::{Deps, Device, Directory, LeftOut};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
 use super::open_origins::Origins;
+use super::passing::Passing;
 use super::unconfirmed::Unconfirmed;
 use super::unfinished::Unfinished;
 use crate::failure::Reason;
@@ -66,6 +67,8 @@ pub struct Administrator<M: Machine> {
     /// The device whose mirror was closed for another one that is being opened: what it has of this
     /// server's devices is free for that one.
     pub(super) replaced: Option<u32>,
+    /// The mirror that was closed for another device.
+    pub(super) passing: Option<Passing>,
     /// An origin's device was added, into which a merge was deferred.
     pub(super) activation: Option<Activation>,
     /// The device that the last command added.
@@ -98,6 +101,7 @@ impl<M: Machine> Administrator<M> {
             keep_files: false,
             lost_at_end: false,
             replaced: None,
+            passing: None,
             activation: None,
             unconfirmed: None,
             undone_later: Vec::new(),

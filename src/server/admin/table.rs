@@ -75,7 +75,7 @@ impl<M: Machine> Administrator<M> {
             let put = if self.devices.get(&id).is_some_and(is_handover) {
                 self.hand_over(id, table, was_suspended)
             } else if self.is_exchange(id, &table) {
-                self.exchange(id, table, was_suspended)
+                self.exchange_passing(id, table, was_suspended)
             } else {
                 self.replace_table(id, table, was_suspended).map(|()| None)
             };
@@ -294,7 +294,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Replaces the table of a suspended device; `again`: with one that it had before, with what
     /// its disks were.
-    fn change_table(
+    pub(super) fn change_table(
         &mut self,
         id: u32,
         mut spec: DeviceSpec,

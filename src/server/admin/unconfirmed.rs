@@ -3,6 +3,7 @@
 //! Rule kept here: all that undoing the `add` needs is in one value, and is used in one place
 //! ([`super::undo`]).
 
+use super::devices::Device;
 use super::held::Held;
 use super::thread::ThreadHandle;
 use crate::protocol::DeviceState;
@@ -13,4 +14,6 @@ pub(super) struct Unconfirmed<C: ThreadHandle> {
     pub(super) state: DeviceState,
     /// Its target: what its store has overwritten is remembered with it.
     pub(super) target: Held<C>,
+    /// The suspended device whose mirror it has taken, as it was.
+    pub(super) passed_on: Option<Device>,
 }

@@ -132,7 +132,7 @@ impl<M: Machine> Administrator<M> {
             false => self.save().err(),
         });
         let note = if is_served { note } else { self.left_by_merge(&new.state, is_left) };
-        let cow = cow_path(&new.state.spec);
+        let (cow, passed_on) = (cow_path(&new.state.spec), new.passed_on.clone());
         let unmade = match stays && mutant::is(Mutant::UndoneInPart) {
             true => Ok(Unmade::NotNew),
             false => self.unmake(new),
@@ -145,6 +145,7 @@ impl<M: Machine> Administrator<M> {
             left.push(why);
             None
         });
+        left.extend(passed_on.and_then(|before| self.give_mirror_back(&before).err()));
         left.iter().for_each(|why| log::error!("{why}"));
         let notes = note.into_iter().chain(unmade);
         match Failure::all(left) {
@@ -194,7 +195,7 @@ impl<M: Machine> Administrator<M> {
     /// stays claimed until then.
     fn unmake(
         &mut self,
-        Unconfirmed { state, target }: Unconfirmed<M::Handle>,
+        Unconfirmed { state, target, .. }: Unconfirmed<M::Handle>,
     ) -> Result<Unmade, Reason> {
         let unmake =
             |thread: Rc<M::Thread>, opened| async move { thread.group().unmake(opened).await };

@@ -252,6 +252,15 @@ impl Stack {
     /// Does something, in which the server dies at a change, counted from 1, and is followed by
     /// another one. Returns whether it has come to that change.
     pub fn ends_at(&mut self, change: u64, act: impl FnOnce(&mut Stack)) -> bool {
+        let has_ended = self.dies_at(change, act);
+        if has_ended {
+            self.recover().unwrap();
+        }
+        has_ended
+    }
+
+    /// The same without another server.
+    pub fn dies_at(&mut self, change: u64, act: impl FnOnce(&mut Stack)) -> bool {
         let shared = self.town.site.shared.clone();
         let first = shared.lock().unwrap().changes;
         shared.lock().unwrap().crash_at = Some(first + change);
@@ -261,9 +270,6 @@ impl Stack {
             self.town.crash(false);
         }
         shared.lock().unwrap().crash_at = None;
-        if has_ended {
-            self.recover().unwrap();
-        }
         has_ended
     }
 

@@ -68,6 +68,7 @@ mod open;
 mod orphan;
 mod own;
 mod parts;
+mod passed_on;
 mod process;
 mod ranges;
 mod records;

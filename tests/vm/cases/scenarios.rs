@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Case;
-use crate::disk::{Disk, MIB, node};
+use crate::disk::{Disk, MIB, digest, node};
 use crate::load::{self, Plan, StopOnDrop};
 use crate::model::{View, resolve};
 use crate::server;
@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         case("scenario-mirror", |seed| both(seed, mirror)),
         case("scenario-move", |seed| both(seed, moved)),
         case("scenario-snapshot-of-mirror", |seed| both(seed, snapshot_of_mirror)),
+        case("scenario-first-of-mirror", |seed| both(seed, first_snapshot_of_mirror)),
     ]
 }
 
@@ -197,4 +198,39 @@ fn snapshot_of_mirror(tool: Tool, seed: u64) {
     });
     ["vg-v", "vg-v-real", "vg-s-cow"].iter().for_each(|name| tool.remove(name));
     remove_legs(tool);
+}
+
+/// The first snapshot of a mirror in use, and its end: the mirror moves to a device below, of which
+/// its own device is made then, and back.
+fn first_snapshot_of_mirror(tool: Tool, seed: u64) {
+    let below = legs(tool);
+    let volume = tool.create("vg-v", &mirror_line(&below));
+    tool.wait_in_sync("vg-v");
+    let cow = tool.create("vg-s-cow", &format!("0 {COW} linear {} {}", node("n0"), FIRST + LEN));
+    under_load(&volume, seed, |view| {
+        tool.suspend("vg-v");
+        let real = tool.create("vg-v-real", &mirror_line(&below));
+        tool.load("vg-v", &format!("0 {LEN} snapshot-origin {real}"));
+        tool.resume("vg-v");
+        let taken = take(tool, view, &real, &cow, || ());
+        taken.view.verify(&taken.disk);
+        drop(taken);
+        let status = tool.status("vg-v-real");
+        assert!(status.contains(" AA "), "{status}");
+        tool.remove("vg-s");
+        tool.remove("vg-s-cow");
+        // The last snapshot has gone, and the mirror is that of the volume again.
+        tool.load("vg-v", &mirror_line(&below));
+        ["vg-v", "vg-v-real"].iter().for_each(|name| tool.suspend(name));
+        tool.resume("vg-v");
+        tool.remove("vg-v-real");
+        let status = tool.status("vg-v");
+        assert!(status.contains(" AA "), "{status}");
+        forget(tool);
+    });
+    tool.wait_in_sync("vg-v");
+    tool.remove("vg-v");
+    remove_legs(tool);
+    let [one, two] = ["n0", "n1"].map(|disk| Disk::open_read_only(&node(disk)));
+    assert!(digest(&one, FIRST, LEN) == digest(&two, FIRST, LEN), "{tool:?}: the legs differ");
 }

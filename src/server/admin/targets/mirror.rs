@@ -32,6 +32,7 @@ use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::new_device::NewDevice;
+use crate::server::admin::passing::Passing;
 use crate::server::admin::state::Administrator;
 use crate::storage::Access;
 use crate::storage::signature::SignatureKind;
@@ -86,6 +87,9 @@ impl<M: Machine> Administrator<M> {
         }
         let past = if again.is_some() { self.past_of(spec.source) } else { Past::None };
         let past = if mutant::is(Mutant::SourceForgotten) { Past::None } else { past };
+        if let Some(Passing { from, .. }) = self.passing.filter(|_| again.is_none()) {
+            return self.open_passed_on(from, mirror, spec, name);
+        }
         self.open_mirror(mirror, spec, Whose { name, closed: None }, past, again, None)
     }
 
