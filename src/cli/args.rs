@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::journal::Journal;
+use super::list::List;
 pub use add::{Add, Common, Created, Loaded, Mirror, OnFull, OnServerDeath, Snapshot, Store};
 pub use merge::Merge;
 
@@ -77,11 +78,17 @@ pub enum Verb {
         force: bool,
     },
     /// List all devices
-    List {
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
+    ///
+    /// HEALTH is `ok`, or what needs attention: `degraded` and `recovering` (a mirror), `full`,
+    /// `stalled`, `overflow` and `invalid` (a snapshot), `merging`, `merge-paused`,
+    /// `merge-stopped`, `merge-deferred`, `suspended`, `quiesced` (its server is gone, I/O waits
+    /// for `recover`), `failing` (the same, but I/O fails), `dead`, `hangs` (its server does not
+    /// answer) or `no-table`. No word in a line has a space in it, and what is not known is `-`.
+    ///
+    ///     ublk-dm list
+    ///     ublk-dm list -o name,used,health --no-headings
+    #[command(verbatim_doc_comment)]
+    List(List),
     /// Print device-mapper status lines
     Status {
         /// Name, ublk id or /dev/ublkbN; all if none is given

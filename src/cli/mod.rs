@@ -11,6 +11,7 @@ mod gone;
 mod interrupt;
 pub mod journal;
 mod keep;
+mod list;
 mod merge;
 mod message;
 mod notable;
@@ -55,7 +56,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
             unnamed::refuse_del(&devices, all)?;
             remove::del(&devices, all, force)?
         }
-        Verb::List { json } => show::list(json)?,
+        Verb::List(flags) => list::list(&flags)?,
         Verb::Status { devices, json } => show::status(&devices, json)?,
         Verb::Table { devices, inactive: false } => show::lines(&devices, |one| one.table.clone())?,
         Verb::Table { devices, inactive: true } => show::inactive(&devices)?,

@@ -94,6 +94,24 @@ pub enum Health {
     Unknown,
 }
 
+impl Health {
+    /// The word for the health.
+    pub fn word(self) -> &'static str {
+        match self {
+            Health::Ok => "ok",
+            Health::Degraded => "degraded",
+            Health::Recovering => "recovering",
+            Health::Merging => "merging",
+            Health::Full => "full",
+            Health::Stalled => "stalled",
+            Health::Overflow => "overflow",
+            Health::Invalid => "invalid",
+            Health::Failing => "failing",
+            Health::Unknown => "unknown",
+        }
+    }
+}
+
 /// A device's object in `list --json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceObject {

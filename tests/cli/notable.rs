@@ -48,7 +48,10 @@ fn a_name_is_taken_loaded_cleared_and_freed() {
     let listed = || serde_json::from_str::<serde_json::Value>(&said(&["list", "--json"])).unwrap();
     let shown = listed()["without_table"][0].clone();
     assert!(shown["name"] == "v" && shown["id"] == 3 && shown["inactive_table"].is_null());
-    assert!(said(&["list"]).starts_with("v ") && said(&["list"]).contains("no table"));
+    let plain = said(&["list", "--no-headings"]);
+    assert!(plain.starts_with("v ") && plain.contains("no-table"), "{plain}");
+    assert_eq!(said(&["list", "-o", "id,health,name"]), "ID  HEALTH    NAME\n 3  no-table  v\n");
+    assert_eq!(said(&["list", "-o", "size", "--no-headings"]), "-\n");
     let nothing = [&["table", "v"][..], &["status", "v"], &["table", "--inactive", "v"]];
     for words in nothing {
         assert_eq!(said(words), "", "{words:?}");

@@ -73,7 +73,7 @@ fn stopped_server() {
         "{listed}"
     );
     assert!(
-        listed.lines().any(|line| line.starts_with("s1 ") && line.contains(" live ")),
+        listed.lines().any(|line| line.starts_with("s1 ") && line.contains(" ok ")),
         "{listed}"
     );
     assert!(server::device("s0")["answers"] == false && server::device("s1")["answers"] != false);
@@ -176,7 +176,7 @@ fn recovered_beside() {
         let taken = scope.spawn(|| ublk_dm("recover --all"));
         // Meanwhile `list` misses none.
         while !taken.is_finished() {
-            let listed = ublk_dm("list").ok().stdout;
+            let listed = ublk_dm("list --no-headings").ok().stdout;
             let names: Vec<_> = listed.lines().map(|line| line.split(' ').next()).collect();
             assert_eq!(names, ["o", "sound", "bad"].map(Some), "{listed}");
             std::thread::sleep(Duration::from_millis(50));

@@ -33,6 +33,7 @@ mod kill;
 mod leaving;
 mod linear;
 mod lines;
+mod listed;
 mod live;
 mod lost;
 mod merge;
@@ -129,6 +130,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     admin_left_out::cases,
     ends::cases,
     ends_sigterm::cases,
+    listed::cases,
     lost::cases,
     merge::cases,
     merge_command::cases,
