@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use super::journal::Journal;
 use super::list::List;
+use super::metrics::Metrics;
 pub use add::{Add, Common, Created, Loaded, Mirror, OnFull, OnServerDeath, Snapshot, Store};
 pub use merge::Merge;
 
@@ -89,6 +90,17 @@ pub enum Verb {
     ///     ublk-dm list -o name,used,health --no-headings
     #[command(verbatim_doc_comment)]
     List(List),
+    /// Print metrics of all devices for Prometheus, or serve them
+    ///
+    /// Counters of requests, bytes, copies, commits and errors; sizes; how much of a COW is used;
+    /// what a merge or a recovery has left; the state of each leg; the state and the health of each
+    /// device. For the textfile collector of node_exporter write them to a file of its directory:
+    ///
+    ///     ublk-dm metrics > ublk-dm.prom.new && mv ublk-dm.prom.new ublk-dm.prom
+    ///     ublk-dm metrics --listen 127.0.0.1:9876
+    ///     ublk-dm metrics --listen /run/ublk-dm-metrics.sock
+    #[command(verbatim_doc_comment)]
+    Metrics(Metrics),
     /// Print device-mapper status lines
     Status {
         /// Name, ublk id or /dev/ublkbN; all if none is given

@@ -14,6 +14,7 @@ mod keep;
 mod list;
 mod merge;
 mod message;
+mod metrics;
 mod notable;
 mod order;
 mod recover;
@@ -57,6 +58,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
             remove::del(&devices, all, force)?
         }
         Verb::List(flags) => list::list(&flags)?,
+        Verb::Metrics(flags) => metrics::metrics(&flags)?,
         Verb::Status { devices, json } => show::status(&devices, json)?,
         Verb::Table { devices, inactive: false } => show::lines(&devices, |one| one.table.clone())?,
         Verb::Table { devices, inactive: true } => show::inactive(&devices)?,

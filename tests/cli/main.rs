@@ -7,6 +7,7 @@ mod help;
 mod identity;
 mod images;
 mod journal;
+mod listed;
 mod merge;
 mod notable;
 mod numbers;

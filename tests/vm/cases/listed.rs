@@ -1,13 +1,22 @@
-//! `list` for people: the columns and the health of devices in every state.
+//! `list` for people: the columns and the health of devices in every state; and `metrics`.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use crate::condition::{Fault, Faulty};
 use crate::disk::{Buf, Disk, MIB, slice};
-use crate::sh::{sh, ublk_dm};
+use crate::sh::{binary, sh, ublk_dm};
 use crate::{Case, server};
 
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1"];
-    vec![Case { name: "list-health", bound_s: 90, disks, run: |_| health() }]
+    vec![
+        Case { name: "list-health", bound_s: 90, disks, run: |_| health() },
+        Case { name: "metrics-scraped", bound_s: 90, disks, run: |_| scraped() },
+    ]
 }
 
 /// Sectors of the disks.
@@ -66,5 +75,76 @@ fn health() {
     }
     assert_eq!(ublk_dm("list").ok().stdout, "");
     server::forget_ended_legs();
+    server::assert_nothing_left("del");
+}
+
+/// The value of a metric of a device; `None` if it has no sample.
+fn value(text: &str, metric: &str, name: &str, more: &str) -> Option<u64> {
+    let begin = format!("{metric}{{device=\"");
+    let labels = format!("name=\"{name}\"{more}");
+    let is_it = |line: &&str| line.starts_with(&begin) && line.contains(&labels);
+    text.lines().find(is_it)?.rsplit(' ').next()?.parse().ok()
+}
+
+fn serve(place: &str) -> Child {
+    let mut serve = Command::new(binary());
+    serve.args(["metrics", "--listen", place]).stdin(Stdio::null());
+    serve.spawn().expect("it starts")
+}
+
+/// What a server answers.
+fn answer(mut server: impl Read + Write, accept: &str, path: &str) -> String {
+    let head = format!("GET {path} HTTP/1.0\r\nHost: x\r\nAccept: {accept}\r\n\r\n");
+    server.write_all(head.as_bytes()).expect("writable");
+    let mut text = String::new();
+    server.read_to_string(&mut text).expect("text");
+    text
+}
+
+fn end(mut server: Child) {
+    sh(&format!("kill -TERM {}", server.id())).ok();
+    assert!(server.wait().expect("it ends").success());
+}
+
+/// Once on stdout, and for each scrape: what users have done, and a server that has died.
+fn scraped() {
+    let (origin, cow) = (slice("origin", "n0", 0, LEN), slice("cow", "n1", 0, MIB));
+    let path = server::add(&format!("origin --origin {origin} --name o"));
+    server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16384 --name s"));
+    let disk = Disk::open(&path);
+    (0..4).for_each(|at| disk.write(at * 64, &Buf::new(8)));
+    drop(disk);
+    let text = ublk_dm("metrics").ok().stdout;
+    let of = |metric: &str, name: &str| value(&text, metric, name, "");
+    assert_eq!(of("ublk_dm_writes_total", "o"), Some(4), "{text}");
+    assert_eq!(of("ublk_dm_written_bytes_total", "o"), Some(4 * 4096), "{text}");
+    assert_eq!(of("ublk_dm_copied_bytes_total", "s"), Some(4 * 16384), "{text}");
+    assert_eq!(of("ublk_dm_exceptions", "s"), Some(4), "{text}");
+    assert_eq!(of("ublk_dm_size_bytes", "s"), Some(LEN * 512), "{text}");
+    assert_eq!(of("ublk_dm_cow_size_bytes", "s"), Some(MIB * 512), "{text}");
+    assert!(ublk_dm("metrics --openmetrics").ok().stdout.ends_with("# EOF\n"));
+    let socket = "/run/ublk-dm-metrics";
+    let (tcp, unix) = (serve("127.0.0.1:9876"), serve(socket));
+    server::wait_for(20, "the socket", || Path::new(socket).exists());
+    server::wait_for(20, "the port", || TcpStream::connect("127.0.0.1:9876").is_ok());
+    let connect = || UnixStream::connect(socket).expect("it listens");
+    let open = "application/openmetrics-text;version=1.0.0";
+    let said = answer(TcpStream::connect("127.0.0.1:9876").expect("it listens"), open, "/metrics");
+    assert!(said.contains("200 OK") && said.contains("openmetrics-text"), "{said}");
+    assert!(answer(connect(), "*/*", "/").contains("404"));
+    let pid = server::number("s", "/server_pid");
+    sh(&format!("kill -9 {pid}")).ok();
+    server::wait_gone(pid);
+    server::wait_for(20, "the state quiesced", || {
+        let said = answer(connect(), "*/*", "/metrics");
+        assert!(said.contains("version=0.0.4"), "{said}");
+        value(&said, "ublk_dm_state", "s", ",state=\"quiesced\"") == Some(1)
+            && value(&said, "ublk_dm_server_answers", "s", "") == Some(0)
+            && value(&said, "ublk_dm_writes_total", "o", "").is_none()
+    });
+    [tcp, unix].into_iter().for_each(end);
+    assert!(!Path::new(socket).exists());
+    ublk_dm("recover --all").ok();
+    ublk_dm("del o s").ok();
     server::assert_nothing_left("del");
 }
