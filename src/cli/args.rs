@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use super::journal::Journal;
 use super::list::List;
 use super::metrics::Metrics;
+use super::pages::Pages;
 pub use add::{Add, Common, Created, Loaded, Mirror, OnFull, OnServerDeath, Snapshot, Store};
 pub use merge::Merge;
 
@@ -346,6 +347,8 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    #[command(flatten)]
+    Pages(Pages),
     /// Serve a family of devices (started by `add`)
     #[command(hide = true)]
     Serve {

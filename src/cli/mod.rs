@@ -17,6 +17,7 @@ mod message;
 mod metrics;
 mod notable;
 mod order;
+mod pages;
 mod recover;
 mod remove;
 mod show;
@@ -34,12 +35,14 @@ mod without_table;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+
 use crate::failure::Failure;
 use crate::offline;
 use crate::protocol::{Command, Reply};
 use crate::server::process;
 use crate::ublk::apart;
-use args::{self as cli, Verb};
+use args::{self as cli, Cli, Verb};
 use client::ask;
 use terminal::stdout;
 
@@ -96,6 +99,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         }
         Verb::Journal(what) => journal::run(&what)?,
         Verb::Features { json } => show::features(json)?,
+        Verb::Pages(what) => pages::run(&what, Cli::command())?,
         Verb::Serve { key, standby } => return process::serve(&key, standby),
         Verb::DeleteDevice { id, cookie } => return delete_device(id, cookie),
     }
