@@ -341,6 +341,9 @@ impl<M: Machine> Administrator<M> {
     fn hold_writers(&mut self, problems: &mut Vec<Problem>) -> Result<Vec<u32>, Reason> {
         let mut writers: Vec<DeviceState> = self.devices.values().map(Device::state).collect();
         writers.retain(|device| self.changes_origin_of_left(device));
+        for DeviceState { id, name, .. } in writers.iter().filter(|one| !one.suspended) {
+            self.refuse_held(*id).map_err(|why| why.context(name))?;
+        }
         let mut held = Vec::new();
         for writer in writers {
             let id = writer.id;

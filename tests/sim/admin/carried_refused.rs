@@ -1,7 +1,7 @@
 //! What is refused for a device with snapshots in its server, and for these; and which of them are
 //! known to be lost.
 
-use super::carried_stack::{COW, DISK, Do, LOWER, Lower, Stack, Upper};
+use super::carried_stack::{COW, DISK, Do, LOWER, Lower, Stack, Top, Upper};
 use crate::protocol::{Command, DeviceRef, Reply};
 use crate::ublk::device::BLOCK_PATH;
 
@@ -254,4 +254,27 @@ fn a_cow_is_completed_without_the_device() {
 #[test]
 fn a_device_that_is_open_stays_with_its_snapshots() {
     stays_with_its_snapshots_while_it_is_open();
+}
+
+/// A left-out snapshot cannot be taken over while the origin's device waits for the suspended one
+/// below it; that is said at once.
+#[test]
+fn a_left_out_snapshot_waits_for_a_device_that_is_resumed() {
+    for line in LOWER {
+        let mut stack = Stack::new(line, true);
+        let begun = [Do::Add(Lower), Do::Add(Top), Do::Write(Top, 0), Do::Add(Upper), Do::Kill];
+        begun.into_iter().for_each(|step| stack.act(step).unwrap());
+        stack.town.attach(COW, false);
+        stack.recover().unwrap_err();
+        stack.town.attach(COW, true);
+        stack.act(Do::Suspend(Lower)).unwrap();
+        stack.act(Do::Write(Top, 3)).unwrap();
+        let why = stack.recover().unwrap_err();
+        assert!(why.contains("resume that one first"), "{line}: {why}");
+        stack.act(Do::Resume(Lower)).unwrap();
+        [Lower, Top].into_iter().for_each(|part| stack.judge(part).unwrap());
+        // What was held has changed the origin.
+        let why = stack.recover().unwrap_err();
+        assert!(why.contains("it has a server again, but is invalid"), "{line}: {why}");
+    }
 }
