@@ -19,6 +19,7 @@ mod rundir;
 mod server;
 mod storage;
 mod sys;
+mod tab;
 mod ublk;
 
 #[cfg(all(test, feature = "mutants"))]

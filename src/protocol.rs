@@ -7,6 +7,7 @@ mod device;
 mod device_ref;
 mod known;
 mod message;
+mod name;
 mod problem;
 mod report;
 
@@ -19,6 +20,7 @@ pub use device::{
 pub use device_ref::DeviceRef;
 pub use known::{KnownDisk, KnownDisks, Part, Place, Unmade};
 pub use message::{Command, Doing, MergeChange, Reply};
+pub use name::refuse_odd_name;
 pub use problem::Problem;
 pub use report::{
     DeviceObject, DeviceReport, Health, LegObject, LinearObject, MergeObject, MergeState,

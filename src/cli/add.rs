@@ -17,8 +17,8 @@ use super::keep::{self, Signals, Watch};
 use super::table;
 use super::takeover;
 use super::terminal::print;
-use crate::failure::{Failure, Kind, wrong_usage};
-use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply};
+use crate::failure::{Failure, Kind};
+use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply, refuse_odd_name};
 use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::process;
 use crate::storage::{DiskId, ublk_number};
@@ -26,7 +26,7 @@ use crate::ublk::{device, kernels};
 
 pub(super) fn add_device(add: Add) -> Result<ExitCode, Failure> {
     let spec = table::of_flags(&add)?;
-    add_target(spec, add.common(), false)
+    add_target(spec, add.common(), How::default())
 }
 
 /// Adds a device as device-mapper table lines describe it.
@@ -57,25 +57,58 @@ pub(super) fn create(
         beside: created.beside.clone(),
         ..cli::Common::named(name)
     };
-    add_target(table::of_lines(&text, &options, loaded.source.as_deref())?, &options, false)
+    let spec = table::of_lines(&text, &options, loaded.source.as_deref(), Disks::new())?;
+    add_target(spec, &options, How::default())
 }
 
 /// Makes a device of one without a table, which has taken the name.
 pub(super) fn add_reserved(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failure> {
-    add_target(spec, options, true)
+    add_target(spec, options, How { reserved: true, ..How::default() })
 }
 
-/// `reserved`: the name has been taken for this device.
-fn add_target(
+/// Adds one of several devices: its path is not printed.
+pub(super) fn add_one_of_several(
     spec: DeviceSpec,
     options: &cli::Common,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    add_target(spec, options, How { reserved: false, several: Some(interrupt) }).map(drop)
+}
+
+/// What differs between the commands that add a device.
+#[derive(Clone, Copy, Default)]
+struct How<'a> {
+    /// The name has been taken for this device.
     reserved: bool,
-) -> Result<ExitCode, Failure> {
+    /// The command adds several devices, and prints no path; a signal ends all of it.
+    several: Option<&'a Interrupt>,
+}
+
+impl How<'_> {
+    /// What tells of a signal; `None`: the server in the foreground handles signals itself.
+    fn interrupt(self, foreground: bool) -> Result<Option<Interrupt>, Failure> {
+        match self.several {
+            Some(interrupt) => Ok(Some(interrupt.clone())),
+            None => (!foreground).then(Interrupt::catch).transpose(),
+        }
+    }
+}
+
+/// What a server is asked for.
+struct Asked<'a> {
+    command: &'a Command,
+    spec: &'a DeviceSpec,
+    /// Whether the path is printed.
+    prints: bool,
+}
+
+fn add_target(spec: DeviceSpec, options: &cli::Common, how: How<'_>) -> Result<ExitCode, Failure> {
+    let prints = how.several.is_none();
     let disk = spec.table.params.family().disk.unwrap_or("the device");
     options.name.as_deref().map_or(Ok(()), refuse_odd_name)?;
     let rundir = open_rundir()?;
-    if let Some(bug) = kernels::known_crash(&kernels::release()) {
-        log::warn!("{bug}");
+    if prints {
+        warn_of_kernel();
     }
     let command = Command::Add { name: options.name.clone(), id: options.id, spec: spec.clone() };
     let wanted = Wanted {
@@ -87,19 +120,20 @@ fn add_target(
     };
     // Caught before anything exists that could be left behind. In the foreground, the server
     // installs its own signal handlers later.
-    let interrupt = (!options.foreground).then(Interrupt::catch).transpose()?;
+    let interrupt = how.interrupt(options.foreground)?;
     let Locked { key, mut lock, own } = family::lock(&rundir, &wanted, command.verb())?;
     if own.is_none() {
         takeover::refuse_waiting(&disks_below(&spec), &[])?;
-        check_name(&rundir, &mut lock, options.name.as_deref(), reserved)?;
+        check_name(&rundir, &mut lock, options.name.as_deref(), how.reserved)?;
     }
     let there = rundir.server(&key);
     if let (Some(own), Some(Server { connection: Some(_), .. })) = (&own, &there) {
         return keep_own(&rundir, &key, there, own, lock);
     }
+    let asked = Asked { command: &command, spec: &spec, prints };
     let state = match there {
         Some(Server { connection: Some(server), .. }) => {
-            return ask_living(&rundir, &key, server, (&command, &spec), interrupt, lock);
+            return ask_living(&rundir, &key, server, &asked, interrupt, lock);
         }
         Some(Server { lives: true, .. }) => {
             let why = format!("{disk}: its server does not answer: it is stopped or hangs");
@@ -119,12 +153,19 @@ fn add_target(
     state.map_or(Ok(()), |state| complete_gone(&rundir, &key, &state))?;
     rundir.remove(&key);
     let Some(interrupt) = interrupt else {
-        let added = |reply| print_added(reply, &spec);
+        let added = |reply| print_added(reply, &spec, true);
         return process::foreground(&rundir, &key, command.clone(), lock, added);
     };
     let server = process::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
-    ask_to_add(&rundir, &key, server, (&command, &spec), &interrupt)?;
+    ask_to_add(&rundir, &key, server, &asked, &interrupt)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Warns of a kernel that may crash when a device is added.
+pub(super) fn warn_of_kernel() {
+    if let Some(bug) = kernels::known_crash(&kernels::release()) {
+        log::warn!("{bug}");
+    }
 }
 
 /// The number of the device that `--beside` names.
@@ -168,16 +209,16 @@ fn ask_living(
     rundir: &RunDir,
     key: &str,
     server: UnixStream,
-    (command, spec): (&Command, &DeviceSpec),
+    asked: &Asked<'_>,
     interrupt: Option<Interrupt>,
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
     let Some(interrupt) = interrupt else {
         let (signals, watch) = (Signals::catch()?, Watch::begin(rundir, key)?);
-        let device = ask_to_add(rundir, key, server, (command, spec), &Interrupt::catch()?)?;
+        let device = ask_to_add(rundir, key, server, asked, &Interrupt::catch()?)?;
         return keep::keep(rundir, key, device, (&signals, watch), lock);
     };
-    ask_to_add(rundir, key, server, (command, spec), &interrupt)?;
+    ask_to_add(rundir, key, server, asked, &interrupt)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -234,45 +275,18 @@ fn ask_to_add(
     rundir: &RunDir,
     key: &str,
     server: UnixStream,
-    (command, spec): (&Command, &DeviceSpec),
+    &Asked { command, spec, prints }: &Asked<'_>,
     interrupt: &Interrupt,
 ) -> Result<DeviceRef, Failure> {
     let reply = interrupt.add(rundir, key, server, (command, spec))?;
     let added = if let Reply::Added { device, .. } = &reply { Some(*device) } else { None };
-    match (print_added(reply, spec), added) {
+    match (print_added(reply, spec, prints), added) {
         (Err(failure), Some(device)) => {
             let taken_back = take_back(rundir, key, device, spec);
             Err(failure.ending(format!("; {taken_back}")))
         }
         (printed, added) => printed.and_then(|()| added.ok_or_else(other_answer)),
     }
-}
-
-/// The longest name of a device, in bytes: device-mapper's limit, so that a name is valid there as
-/// well.
-const MAX_NAME_BYTES: usize = 127;
-
-/// Refuses names that could be mistaken for something else, or that could control the terminal that
-/// shows them.
-pub(super) fn refuse_odd_name(name: &str) -> Result<(), Failure> {
-    if name.len() > MAX_NAME_BYTES {
-        let (start, len) = (name.chars().take(16).collect::<String>(), name.len());
-        return Err(wrong_usage(format!(
-            "name {start}...: it has {len} bytes, more than {MAX_NAME_BYTES}"
-        )));
-    }
-    let why = match name {
-        "" => "it is empty",
-        _ if name.contains(char::is_control) => "it has a control character",
-        _ if name.contains(|letter: char| letter.is_whitespace() || letter == '/') => {
-            "it has a space or a slash"
-        }
-        _ if name.bytes().all(|byte| byte.is_ascii_digit()) => {
-            "it is a number and would be taken for an id"
-        }
-        _ => return Ok(()),
-    };
-    Err(wrong_usage(format!("name '{name}': {why}; choose another one")))
 }
 
 /// Takes a name, unless another device has it, or one without a table; `reserved`: it is the
@@ -302,11 +316,13 @@ pub(super) fn check_name(
     Ok(())
 }
 
-/// Prints the result of an `add`.
-pub(super) fn print_added(reply: Reply, spec: &DeviceSpec) -> Result<(), Failure> {
+/// Prints the result of an `add`; the path only if it is wanted.
+fn print_added(reply: Reply, spec: &DeviceSpec, prints: bool) -> Result<(), Failure> {
     match reply {
         Reply::Added { path, note, .. } => {
-            print(&path)?;
+            if prints {
+                print(&path)?;
+            }
             match note {
                 Some(note) => log::warn!("{note}"),
                 None => warn_of_forgetting(spec),

@@ -55,12 +55,19 @@ impl Names for Recorded {
 pub(super) struct Disks {
     names: Box<dyn Names>,
     named: Vec<DeviceRef>,
+    /// A word without a slash is a name, whatever files there are.
+    in_tab: bool,
 }
 
 impl Disks {
     /// With the names of the run directory, which is read when a word may be a name.
     pub fn new() -> Disks {
-        Disks { names: Box::new(Recorded), named: Vec::new() }
+        Disks { names: Box::new(Recorded), named: Vec::new(), in_tab: false }
+    }
+
+    /// The same for words of the tab file, where paths are absolute.
+    pub fn in_tab() -> Disks {
+        Disks { in_tab: true, ..Disks::new() }
     }
 
     /// The devices that words have named so far.
@@ -73,7 +80,7 @@ impl Disks {
         let Some(name) = as_name(word) else { return absolute(word) };
         match self.device(name)? {
             Some(path) => Ok(path),
-            None if is_there(word) => absolute(word),
+            None if !self.in_tab && is_there(word) => absolute(word),
             None => Err(self.not_found(name)?),
         }
     }
@@ -118,7 +125,7 @@ impl Disks {
             };
         };
         let path = format!("{BLOCK_PATH}{}", device.id);
-        if is_there(Path::new(name)) {
+        if !self.in_tab && is_there(Path::new(name)) {
             let what = "there is a device and a file with this name";
             return Err(format!("{name}: {what}: ./{name} is the file, {path} the device").into());
         }
@@ -136,6 +143,7 @@ impl Disks {
                 let what = "no such file here, and no device among those that are known";
                 return Ok(problem.context(format!("{name}: {what}")));
             }
+            None if self.in_tab => "no device has this name; see `ublk-dm list`".to_owned(),
             None if name.bytes().all(|byte| byte.is_ascii_digit()) => {
                 format!("no such file here; a number names no disk: {BLOCK_PATH}{name} does")
             }
@@ -171,7 +179,7 @@ impl Disks {
                 Ok(name == "bare")
             }
         }
-        Disks { names: Box::new(Fixed(devices.to_vec())), named: Vec::new() }
+        Disks { names: Box::new(Fixed(devices.to_vec())), named: Vec::new(), in_tab: false }
     }
 }
 

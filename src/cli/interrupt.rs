@@ -1,4 +1,4 @@
-//! Ctrl-C in `add`: nothing is left behind, whenever the signal arrives.
+//! Ctrl-C in `add` and `up`: nothing is left behind, whenever the signal arrives.
 //!
 //! The signal does not end the process but its request: the server then cannot answer, and takes
 //! the device back. If the answer had already been sent, it is read, and the device is taken back
@@ -22,8 +22,8 @@ use crate::ublk::device;
 #[derive(Default)]
 struct State {
     interrupted: bool,
-    /// The connection of the command in progress.
-    asked: Option<UnixStream>,
+    /// The connections of the commands in progress.
+    asked: Vec<Arc<UnixStream>>,
 }
 
 /// Counts signals that would end the process as an interruption, from [`Interrupt::catch`] on.
@@ -47,12 +47,17 @@ impl Interrupt {
     fn interrupt(&self) {
         self.with(|state| {
             state.interrupted = true;
-            if let Some(Err(error)) =
-                state.asked.as_ref().map(|server| server.shutdown(Shutdown::Both))
-            {
-                log::debug!("control socket: {error}");
+            for server in &state.asked {
+                if let Err(error) = server.shutdown(Shutdown::Both) {
+                    log::debug!("control socket: {error}");
+                }
             }
         });
+    }
+
+    /// Whether the command has been interrupted.
+    pub(super) fn is_told(&self) -> bool {
+        self.with(|state| state.interrupted)
     }
 
     /// Asks for a device, and takes the device back if the command is interrupted meanwhile.
@@ -64,9 +69,9 @@ impl Interrupt {
         (command, spec): (&Command, &DeviceSpec),
     ) -> Result<Reply, Failure> {
         let disk = spec.table.params.family().disk.unwrap_or("the device");
-        let ours = server.try_clone()?;
+        let ours = Arc::new(server.try_clone()?);
         if self.with(|state| {
-            state.asked = Some(ours);
+            state.asked.push(Arc::clone(&ours));
             state.interrupted
         }) {
             return Err("interrupted before the server was asked: nothing was added"
@@ -74,7 +79,11 @@ impl Interrupt {
                 .into());
         }
         let reply = protocol::ask(server, command);
-        match self.with(|state| (state.asked.take(), state.interrupted).1) {
+        let is_told = self.with(|state| {
+            state.asked.retain(|other| !Arc::ptr_eq(other, &ours));
+            state.interrupted
+        });
+        match is_told {
             false => reply.map_err(|error| {
                 let is_over =
                     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);

@@ -5,6 +5,7 @@ pub mod args;
 mod client;
 mod copy;
 mod disk_word;
+mod down;
 mod ending;
 mod family;
 mod gone;
@@ -20,6 +21,7 @@ mod order;
 mod pages;
 mod recover;
 mod remove;
+mod save;
 mod show;
 mod side_by_side;
 mod table;
@@ -27,6 +29,7 @@ mod takeover;
 pub mod terminal;
 mod unnamed;
 mod unrecorded;
+mod up;
 mod upgrade;
 mod verdict;
 mod wait;
@@ -44,6 +47,7 @@ use crate::server::process;
 use crate::ublk::apart;
 use args::{self as cli, Cli, Verb};
 use client::ask;
+use disk_word::Disks;
 use terminal::stdout;
 
 /// Runs a verb.
@@ -62,6 +66,9 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         }
         Verb::List(flags) => list::list(&flags)?,
         Verb::Metrics(flags) => metrics::metrics(&flags)?,
+        Verb::Up(asked) => up::up(&asked.names, asked.all)?,
+        Verb::Down(asked) => down::down(&asked.names, asked.all)?,
+        Verb::Save(asked) => save::save(&asked.names, asked.stdout)?,
         Verb::Status { devices, json } => show::status(&devices, json)?,
         Verb::Table { devices, inactive: false } => show::lines(&devices, |one| one.table.clone())?,
         Verb::Table { devices, inactive: true } => show::inactive(&devices)?,
@@ -144,7 +151,8 @@ fn clear(word: &str) -> Result<(), Failure> {
 fn load(word: &str, lines: &[String], options: &cli::Loaded) -> Result<(), Failure> {
     let (force, shared) = (options.force, options.shared);
     let common = cli::Common { force, shared, ..cli::Common::unnamed() };
-    let spec = table::of_lines(&lines.join("\n"), &common, options.source.as_deref())?;
+    let source = options.source.as_deref();
+    let spec = table::of_lines(&lines.join("\n"), &common, source, Disks::new())?;
     if notable::load(word, &spec)? {
         return Ok(());
     }

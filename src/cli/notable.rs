@@ -13,12 +13,12 @@ use super::client::open_rundir;
 use super::table::on_server_death;
 use super::without_table::{self, is_device};
 use crate::failure::Failure;
-use crate::protocol::{DeviceOptions, DeviceSpec};
+use crate::protocol::{DeviceOptions, DeviceSpec, refuse_odd_name};
 use crate::rundir::{FamilyLock, Reserved, RunDir};
 
 /// Takes a name for a device that gets its table later.
 pub(super) fn create(name: &str, created: &cli::Created) -> Result<ExitCode, Failure> {
-    add::refuse_odd_name(name)?;
+    refuse_odd_name(name)?;
     let rundir = open_rundir()?;
     let mut lock = rundir.lock_reserved("create")?;
     add::check_name(&rundir, &mut lock, Some(name), false)?;

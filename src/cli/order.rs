@@ -53,7 +53,7 @@ pub(super) fn recovery(parts: &[Part]) -> Vec<usize> {
 
 /// All indexes from 0, each after those it must wait for, and after those it should wait for unless
 /// the two conflict. Indexes that wait for each other come last, in their given order.
-fn order(
+pub(super) fn order(
     count: usize,
     must_wait: impl Fn(usize, usize) -> bool,
     should_wait: impl Fn(usize, usize) -> bool,

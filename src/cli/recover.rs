@@ -153,6 +153,15 @@ fn all_with_source(
 
 /// Starts a new server for every family of the chosen devices whose server has died.
 pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Result<(), Failure> {
+    verdict(recovered(words, all, source)?)
+}
+
+/// The same, and returns what could not be done.
+pub(super) fn recovered(
+    words: &[String],
+    all: bool,
+    source: Option<&Path>,
+) -> Result<Vec<Reason>, Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
     let mut problems = if all { known.problems.clone() } else { Vec::new() };
@@ -190,7 +199,7 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
         notes.iter().for_each(|note| log::warn!("{note}"));
         problems.extend(own);
     }
-    verdict(problems)
+    Ok(problems)
 }
 
 /// A server's devices as one part.

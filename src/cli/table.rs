@@ -51,14 +51,14 @@ pub(super) fn of_flags(add: &Add) -> Result<DeviceSpec, Failure> {
     Ok(DeviceSpec { named: disks.named(), ..spec })
 }
 
-/// A device as table lines describe it, their device words turned into paths.
+/// A device as table lines describe it, their device words turned into paths by `disks`.
 pub(super) fn of_lines(
     text: &str,
     common: &Common,
     source: Option<&Path>,
+    mut disks: Disks,
 ) -> Result<DeviceSpec, Failure> {
     let table = Table::parse_table(text).map_err(|error| wrong_usage(error.to_string()))?;
-    let mut disks = Disks::new();
     let table = table.with_devices(|word| disks.of_table(word))?;
     if let TargetParams::Mirror(mirror) = &table.params {
         refuse_twice(&mirror.legs, mirror.log_device(), table.len)?;
@@ -123,6 +123,14 @@ pub(super) fn on_server_death(flag: args::OnServerDeath) -> OnServerDeath {
     match flag {
         args::OnServerDeath::Wait => OnServerDeath::Wait,
         args::OnServerDeath::Fail => OnServerDeath::Fail,
+    }
+}
+
+/// A word of the protocol as the flag.
+pub(super) fn flag_of(policy: OnServerDeath) -> args::OnServerDeath {
+    match policy {
+        OnServerDeath::Wait => args::OnServerDeath::Wait,
+        OnServerDeath::Fail => args::OnServerDeath::Fail,
     }
 }
 

@@ -1,5 +1,5 @@
-//! `del`, `upgrade` and `recover` without a device: the command line is wrong, and the error says
-//! what could be named.
+//! `del`, `up`, `down`, `upgrade` and `recover` without a device: the command line is wrong, and
+//! the error says what could be named.
 
 use crate::failure::{Failure, wrong_usage};
 use crate::rundir::{RunDir, Server};
@@ -10,6 +10,15 @@ pub(super) fn refuse_del(devices: &[String], all: bool) -> Result<(), Failure> {
         return Ok(());
     }
     Err(wrong_usage("del: no device is named; name one, or use --all for all devices".to_owned()))
+}
+
+/// Refuses `up` or `down` without a device.
+pub(super) fn refuse_listed(verb: &str, names: &[String], all: bool) -> Result<(), Failure> {
+    if all || !names.is_empty() {
+        return Ok(());
+    }
+    let hint = "name one, or use --all for all devices of the tab file";
+    Err(wrong_usage(format!("{verb}: no device is named; {hint}")))
 }
 
 /// Refuses `upgrade` without a device.

@@ -38,12 +38,24 @@ pub fn is_in_doubt(error: &io::Error) -> bool {
 /// Either the file is unchanged and no other file is left; or readers see the new file, but it may
 /// revert after a loss of power ([`is_in_doubt`]), because its directory could not be synced.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace_and(path, bytes, File::sync_all)
+    replace_and(path, bytes, PRIVATE, File::sync_all)
 }
+
+/// The same for a file outside of the run directory, with a mode of its own.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace_and(path, bytes, mode, File::sync_all)
+}
+
+/// The mode of the run directory's files.
+const PRIVATE: u32 = 0o600;
 
 fn replace_and(
     path: &Path,
     bytes: &[u8],
+    mode: u32,
     sync: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
     // Opened before the rename: afterwards there may be no descriptor left.
@@ -52,7 +64,7 @@ fn replace_and(
         Some(extension) => format!("{}-new", extension.to_string_lossy()),
         None => "new".to_owned(),
     });
-    let replaced = write_whole(&new, bytes).and_then(|()| fs::rename(&new, path));
+    let replaced = write_whole(&new, bytes, mode).and_then(|()| fs::rename(&new, path));
     if replaced.is_err() {
         if let Err(error) = fs::remove_file(&new) {
             log::debug!("{}: {error}", new.display());
@@ -97,9 +109,9 @@ fn take_back(path: &Path, error: &io::Error) {
     }
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -129,7 +141,7 @@ mod tests {
         let path = dir.path().join("family.json");
         replace(&path, b"one").unwrap();
         let fails = |_: &File| Err(io::Error::from_raw_os_error(libc::EIO));
-        let error = replace_and(&path, b"two", fails).unwrap_err();
+        let error = replace_and(&path, b"two", PRIVATE, fails).unwrap_err();
         assert!(is_in_doubt(&error), "{error}");
         let said = error.to_string();
         assert!(said.starts_with("replaced, but") && said.contains("os error 5"), "{said}");

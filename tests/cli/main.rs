@@ -17,3 +17,4 @@ mod papers;
 mod rooms;
 mod run_directory;
 mod sources;
+mod tab;

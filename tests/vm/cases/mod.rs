@@ -79,6 +79,7 @@ mod stack_twice;
 mod stacks;
 mod stands;
 mod suite;
+mod tab;
 mod tables;
 mod unrecorded;
 mod upgrade;
@@ -104,6 +105,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     verbs::cases,
     suite::cases,
     tables::cases,
+    tab::cases,
     linear::cases,
     lines::cases,
     reopened::cases,

@@ -1,0 +1,210 @@
+//! `save`: what runs now, as lines of the tab file.
+//!
+//! Rules kept here: a line that is written makes the same device after the next start of the
+//! machine. So disks are named by what stays the same, a mirror is not told again that its legs are
+//! equal, and a device of which no line can say that is refused. What a person wrote stays:
+//! comments, other lines, and the options of the lines that are renewed.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use dm_targets::mirror::table::{InitialSync, MirrorLog};
+use dm_targets::table::{Table, TargetParams};
+
+use super::args::Common;
+use super::client::{Family, Known, open_rundir};
+use super::terminal::print;
+use super::verdict::verdict;
+use crate::failure::{Failure, Reason};
+use crate::protocol::{DeviceReport, DeviceState, OnServerDeath};
+use crate::rundir::durable;
+use crate::storage::{DiskId, lasting_path, ublk_number};
+use crate::tab::{Disk, Options, Tab, files};
+
+/// What serializes the commands that write the tab file.
+const LOCK: &str = "tab";
+/// The mode of a new tab file, like those of other tables in `/etc`.
+const MODE: u32 = 0o644;
+/// The word for stdout.
+const STDOUT: &str = "-";
+
+pub(super) fn save(words: &[String], stdout: bool) -> Result<(), Failure> {
+    let rundir = open_rundir()?;
+    let prints = stdout || words.iter().any(|word| word == STDOUT);
+    let words: Vec<&String> = words.iter().filter(|word| *word != STDOUT).collect();
+    let known = Known::of(&rundir)?;
+    let states: Vec<DeviceState> =
+        rundir.states_beside(None)?.into_iter().flat_map(|state| state.devices).collect();
+    let (mut chosen, mut problems) = (Vec::new(), Vec::new());
+    if words.is_empty() {
+        problems.extend(known.problems.iter().cloned());
+        chosen = known.devices();
+    }
+    for word in &words {
+        match known.find(word) {
+            Ok((_, device)) => chosen.push(device),
+            Err(why) => problems.push(why),
+        }
+    }
+    // Another command must not write in between.
+    let _lock = if prints { None } else { Some(rundir.lock_family(LOCK, "save")?) };
+    let tab = files::read()?;
+    let text = files::text_of(&tab.path)?;
+    let saving = Saving { known: &known, states: &states, tab: &tab };
+    let mut devices = Vec::new();
+    for device in chosen {
+        match saving.line(device) {
+            Ok(Some(line)) => devices.push(line),
+            Ok(None) if words.is_empty() => {
+                log::warn!(
+                    "{}: not saved: a transient snapshot ends with the machine",
+                    device.name
+                );
+            }
+            Ok(None) => problems.push(
+                format!("{}: a transient snapshot ends with the machine", device.name).into(),
+            ),
+            Err(why) => problems.push(why.context(&device.name)),
+        }
+    }
+    devices.retain(|line| !saving.is_beside(&line.0, &line.1, &mut problems));
+    let (lines, new, more) = files::changed(&text, &devices);
+    problems.extend(more);
+    if prints {
+        lines.iter().try_for_each(|line| print(line))?;
+    } else if new != text {
+        write(&tab.path, &new)?;
+    }
+    verdict(problems)
+}
+
+/// Replaces the tab file, whose mode stays. A link to it stays a link.
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mode = std::fs::metadata(&path).map_or(MODE, |found| found.permissions().mode() & 0o7777);
+    durable::replace_with_mode(&path, text.as_bytes(), mode)
+        .map_err(|error| Failure::at(&path, error))
+}
+
+/// What the lines of devices depend on.
+struct Saving<'a> {
+    known: &'a Known,
+    states: &'a [DeviceState],
+    tab: &'a Tab,
+}
+
+impl Saving<'_> {
+    /// The line of a device, in parts; `None`: the device ends with the machine.
+    fn line(&self, device: &DeviceReport) -> Result<Option<(String, Table, Options)>, Failure> {
+        let state = self.states.iter().find(|state| state.device() == device.device());
+        let state = state.ok_or("it is not in its server's state file")?;
+        let name = state.name.clone();
+        if let Some(wrong) = self.tab.wrong.iter().find(|it| it.name.as_ref() == Some(&name)) {
+            return Err(wrong.why.clone().context("it has a line that cannot be used"));
+        }
+        let mut table = state.spec.table.clone();
+        match &mut table.params {
+            TargetParams::Snapshot(snapshot) if snapshot.store.is_transient() => return Ok(None),
+            TargetParams::SnapshotMerge(_) => {
+                let hint = "save it when the merge has ended";
+                return Err(format!("a snapshot is being merged into it: {hint}").into());
+            }
+            TargetParams::Error if state.loaded.is_some() => {
+                return Err("another table is loaded for it: resume it first".into());
+            }
+            // Once is enough: afterwards the log knows, and without one nothing does.
+            TargetParams::Mirror(mirror) => mirror.initial_sync = InitialSync::FromLog,
+            _ => {}
+        }
+        let table = table.with_devices(|word| Ok::<_, Failure>(self.word(word)))?;
+        if state.spec.force && self.tab.find(&name).is_err() {
+            log::warn!("{name}: it was made with --force, which is not saved");
+        }
+        let options = self.options(device, state, &table);
+        Ok(Some((name, table, options)))
+    }
+
+    /// The options of a device that has no line yet.
+    fn options(&self, device: &DeviceReport, state: &DeviceState, table: &Table) -> Options {
+        let options = &state.spec.options;
+        let default = Common::unnamed();
+        let fails = options.recovery && options.on_server_death == OnServerDeath::Fail;
+        Options {
+            id: Some(state.id),
+            queues: (options.queues != default.queues).then_some(options.queues),
+            depth: (options.depth != default.depth).then_some(options.depth),
+            read_only: options.read_only,
+            no_zero_copy: !options.zero_copy,
+            no_recovery: !options.recovery,
+            on_server_death: fails.then_some(OnServerDeath::Fail),
+            shared: state.spec.unclaimed,
+            source: source_of(device, table),
+            beside: self.beside(device, state),
+            ..Options::default()
+        }
+    }
+
+    /// The word of a disk: the name of a device, or a path that stays the same.
+    fn word(&self, path: &str) -> String {
+        let id = DiskId::of_path(Path::new(path)).ok().and_then(ublk_number);
+        let lower =
+            id.and_then(|id| self.known.devices().into_iter().find(|device| device.id == id));
+        // A name with a colon may look like the numbers of a disk.
+        if let Some(lower) = lower.filter(|lower| !lower.name.contains(':')) {
+            return lower.name.clone();
+        }
+        let lasting = lasting_path(Path::new(path));
+        lasting.to_str().map_or_else(|| path.to_owned(), str::to_owned)
+    }
+
+    /// The device of the same server beside which one made of ranges was put.
+    fn beside(&self, device: &DeviceReport, state: &DeviceState) -> Option<String> {
+        let has = |family: &&Family| family.devices.iter().any(|it| it.id == device.id);
+        let family = self.known.families.iter().find(has)?;
+        let is_first = |one: &&DeviceState| {
+            let is_here = family.devices.iter().any(|it| it.device() == one.device());
+            is_here && disk_of_ranges(one).is_some() && one.lower().next().is_none()
+        };
+        let first = self.states.iter().filter(is_first).min_by_key(|one| one.id)?;
+        let (own, its) = (disk_of_ranges(state)?, disk_of_ranges(first)?);
+        let is_apart = first.id != state.id && own != its && state.lower().next().is_none();
+        is_apart.then(|| first.name.clone())
+    }
+
+    /// Whether a device has its line in a file beside the tab file, which is not written.
+    fn is_beside(&self, name: &str, table: &Table, problems: &mut Vec<Reason>) -> bool {
+        let Ok(entry) = self.tab.find(name) else { return false };
+        if entry.place.file == self.tab.path {
+            return false;
+        }
+        let plain = |table: &Table| {
+            table.with_devices(|word| {
+                Ok::<_, Failure>(match Disk::of(word) {
+                    Disk::Named(name) => name.to_owned(),
+                    Disk::Path(path) => self.word(path),
+                })
+            })
+        };
+        if plain(&entry.table).ok() != plain(table).ok() {
+            let why = format!("{name}: {} has another table: change it there", entry.place);
+            problems.push(why.into());
+        }
+        true
+    }
+}
+
+/// The first disk of a device that is made of ranges.
+fn disk_of_ranges(state: &DeviceState) -> Option<&str> {
+    let table = &state.spec.table;
+    table.params.segments(table.len)?;
+    table.params.family().disk
+}
+
+/// The leg that a mirror without a log on a disk is read from, if it is not the first: only this
+/// one is known to be right.
+fn source_of(device: &DeviceReport, table: &Table) -> Option<String> {
+    let TargetParams::Mirror(mirror) = &table.params else { return None };
+    let place = device.object.mirror()?.legs.iter().position(|leg| leg.default == Some(true))?;
+    let needs_source = mirror.log == MirrorLog::Core && place > 0;
+    needs_source.then(|| mirror.legs.get(place).map(|leg| leg.device.clone()))?
+}

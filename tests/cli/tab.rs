@@ -1,0 +1,211 @@
+//! The tab file: what `up`, `down` and `save` say of it without ublk. Verbs that look for devices
+//! need root: without it these tests report that and end.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use super::output::{is_root, refused, ublk_dm};
+use crate::offline::run;
+
+/// A directory with a tab file, and what runs a verb with that.
+struct Tab(TempDir);
+
+impl Tab {
+    fn of(text: &str) -> Tab {
+        let dir = TempDir::new().expect("a directory");
+        fs::write(dir.path().join("tab"), text).expect("a file");
+        Tab(dir)
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("tab")
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = ublk_dm(&self.0.path().join("run"));
+        command.env("UBLK_DM_TAB", self.path()).args(words);
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().expect("it starts")
+    }
+
+    fn refused(&self, words: &[&str], code: i32) -> String {
+        refused(&self.run(words), code)
+    }
+}
+
+fn lines(output: &Output) -> Vec<String> {
+    String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_help_has_the_format_and_the_options() {
+    for verb in ["up", "save"] {
+        let said = String::from_utf8(run(&[verb, "--help"]).stdout).expect("text");
+        for part in [
+            "/etc/ublk-dm.tab",
+            "noauto",
+            "nofail",
+            "_netdev",
+            "x-initrd.attach",
+            "timeout=",
+            "UBLK_DM_TAB",
+            "snapshot-origin /dev/disk/by-id/",
+        ] {
+            assert!(said.contains(part), "{verb}: {part} in {said}");
+        }
+    }
+    let said = String::from_utf8(run(&["down", "--help"]).stdout).expect("text");
+    assert!(said.contains("--all"), "{said}");
+}
+
+#[test]
+fn a_verb_without_a_name_is_wrong_usage() {
+    let tab = Tab::of("");
+    for verb in ["up", "down"] {
+        let why = tab.refused(&[verb], 2);
+        assert!(why.contains(&format!("{verb}: no device is named")), "{why}");
+        let why = tab.refused(&[verb, "--all", "x"], 2);
+        assert!(why.contains("--all"), "{why}");
+    }
+}
+
+#[test]
+fn each_wrong_line_has_its_place_and_reason() {
+    if !is_root() {
+        return;
+    }
+    let tab = Tab::of(
+        "# devices\n\
+         a 0 8 zero\n\
+         b \"0 8 zero\n\
+         c \"0 8 nonsense\"\n\
+         d \"0 8 linear 8:16 0\" nofail\n\
+         e \"0 8 linear x/y 0\"\n\
+         7 \"0 8 zero\"\n\
+         g \"0 8 zero\" timeout=soon\n\
+         h \"0 8 zero\" noauto\n\
+         i \"0 8 zero\" noauto\n\
+         i \"0 16 zero\" noauto\n",
+    );
+    let path = tab.path().display().to_string();
+    for (line, why) in [
+        (2, "a: 0: the table is missing before it; a table line stands in double quotes"),
+        (3, "a quote is not closed"),
+        (4, "c: target \"nonsense\": unknown"),
+        (5, "d: 8:16: the numbers of disks change"),
+        (6, "e: x/y: the path of a disk must be absolute"),
+        (7, "name '7': it is a number"),
+        (8, "g: option timeout=soon: it is a number from 0 to 86400"),
+    ] {
+        for verb in ["up", "down"] {
+            let output = tab.run(&[verb, "--all"]);
+            let begins = format!("ublk-dm: {path}:{line}: {why}");
+            let said = lines(&output);
+            assert!(said.iter().any(|said| said.starts_with(&begins)), "{begins}: {said:?}");
+            assert_eq!((output.status.code(), said.len()), (Some(1), 8), "{said:?}");
+        }
+    }
+    let twins = format!("ublk-dm: i: on several lines: {path}:10, {path}:11\n");
+    assert_eq!(tab.refused(&["up", "i"], 1), twins);
+    let why = tab.refused(&["up", "c"], 1);
+    assert!(why.contains(":4: c: target"), "{why}");
+    // A line that is right is nobody's fault.
+    let done = tab.run(&["down", "h"]);
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+}
+
+#[test]
+fn names_that_the_file_does_not_have_are_refused() {
+    if !is_root() {
+        return;
+    }
+    let tab = Tab::of("a \"0 8 zero\"\n");
+    let path = tab.path().display().to_string();
+    assert_eq!(tab.refused(&["up", "b"], 1), format!("ublk-dm: b: not in {path}, nor beside it\n"));
+    let why = tab.refused(&["down", "b"], 1);
+    assert!(why.contains("not in ") && why.contains("`ublk-dm del b`"), "{why}");
+    // No file is no device.
+    fs::remove_file(tab.path()).expect("removable");
+    for verb in ["up", "down"] {
+        let done = tab.run(&[verb, "--all"]);
+        assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+    }
+    let output = tab.command(&["up", "--all"]).env("UBLK_DM_TAB", "").output().expect("it starts");
+    assert!(refused(&output, 1).contains("UBLK_DM_TAB is empty"));
+    fs::create_dir(tab.path()).expect("a directory");
+    assert!(tab.refused(&["up", "--all"], 1).contains("Is a directory"));
+}
+
+#[test]
+fn unknown_options_are_said_and_missing_disks_are_waited_for() {
+    if !is_root() {
+        return;
+    }
+    let tab = Tab::of(
+        "a \"0 8 linear /dev/not-there 0\" timeout=1,luks,x-mine\n\
+         b \"0 8 linear a 0\"\n",
+    );
+    let path = tab.path().display().to_string();
+    let output = tab.run(&["up", "--all"]);
+    let said = lines(&output);
+    assert_eq!(output.status.code(), Some(1), "{said:?}");
+    assert!(said[0].ends_with(&format!("{path}:1: a: option luks: unknown, and ignored")));
+    let missing =
+        said.iter().find(|line| line.starts_with("ublk-dm: a: cannot open /dev/not-there"));
+    let missing = missing.unwrap_or_else(|| panic!("{said:?}"));
+    assert!(missing.ends_with("; /dev/not-there was waited for, for 1 s"), "{missing}");
+    assert!(said.contains(&"ublk-dm: b: it stands on a, which is not up".to_owned()), "{said:?}");
+    assert_eq!(said.len(), 3, "{said:?}");
+    // The same with nofail is a warning.
+    let text = fs::read_to_string(tab.path()).expect("a file").replace("luks", "nofail");
+    fs::write(tab.path(), text.replace("a 0\"", "a 0\" nofail")).expect("a file");
+    let output = tab.run(&["up", "--all"]);
+    assert!(output.status.success() && lines(&output).len() == 2, "{output:?}");
+}
+
+#[test]
+fn an_origin_waits_for_its_snapshots_and_for_lines_that_may_be_theirs() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    let disk = dir.path().join("disk");
+    fs::write(&disk, vec![0; 1 << 20]).expect("a disk");
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&disk, &link).expect("a link");
+    let [disk, link] = [&disk, &link].map(|path: &std::path::PathBuf| path.display().to_string());
+    let origin = format!("o \"0 2048 snapshot-origin {disk}\" timeout=0\n");
+    let snapshot = |options| format!("s \"0 2048 snapshot {link} /dev/none P 8\" {options}\n");
+    let tab = Tab::of(&format!("{origin}{}", snapshot("timeout=0")));
+    let said = lines(&tab.run(&["up", "o"]));
+    let lost = "ublk-dm: o: its snapshot s is not up and would be lost with the first write; \
+                nofail on its line accepts that";
+    assert!(said.contains(&lost.to_owned()) && said.len() == 2, "{said:?}");
+    let tab = Tab::of(&format!("{origin}s \"0 2048 snapsht {link} /dev/none P 8\"\n"));
+    let why = tab.refused(&["up", "o"], 1);
+    let what = "o: a snapshot of its disk may be on a line that cannot be used: ";
+    assert!(why.contains(what) && why.contains(":2: s: target"), "{why}");
+}
+
+#[test]
+fn save_without_devices_changes_nothing() {
+    if !is_root() {
+        return;
+    }
+    let text = "# mine\nwrong\n";
+    let tab = Tab::of(text);
+    for words in [&["save"][..], &["save", "-"], &["save", "--stdout"]] {
+        let done = tab.run(words);
+        assert!(done.status.success() && done.stdout.is_empty(), "{words:?}: {done:?}");
+        assert_eq!(fs::read_to_string(tab.path()).expect("a file"), text);
+    }
+    assert!(tab.refused(&["save", "x"], 1).contains("x: no such device"));
+    let left = |path: &Path| fs::read_dir(path).map_or(0, Iterator::count);
+    assert_eq!(left(&tab.0.path().join("run")), 0, "no lock is left");
+}
