@@ -60,10 +60,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Create { name, table, file, options } => {
             return add::create(name, &table, file.as_deref(), &options);
         }
-        Verb::Del { devices, all, force } => {
-            unnamed::refuse_del(&devices, all)?;
-            remove::del(&devices, all, force)?
-        }
+        Verb::Del { devices, all, force } => del(&devices, all, force)?,
         Verb::List(flags) => list::list(&flags)?,
         Verb::Metrics(flags) => metrics::metrics(&flags)?,
         Verb::Up(asked) => up::up(&asked.names, asked.all)?,
@@ -111,6 +108,11 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::DeleteDevice { id, cookie } => return delete_device(id, cookie),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
+    unnamed::refuse_del(words, all)?;
+    remove::del(words, all, force)
 }
 
 /// Deletes a device for the process that started this one, and reads its stdout.
