@@ -41,6 +41,7 @@ pub fn read() -> Result<Tab, Failure> {
     Ok(read_at(path()?))
 }
 
+/// The same of a file that the variable might name.
 pub(crate) fn read_at(path: PathBuf) -> Tab {
     let mut tab = Tab { path, ..Tab::default() };
     let (beside, problem) = beside(&tab.path);
@@ -93,10 +94,8 @@ pub fn text_of(file: &Path) -> Result<String, Failure> {
     }
 }
 
-/// The lines of devices in a text, as they are to stand there, and the text with them.
-///
-/// # Errors
-/// What no line can have, with the names.
+/// The lines of devices in a text, as they are to stand there; the text with them; and which
+/// devices have something that no line can have.
 pub fn changed(
     text: &str,
     devices: &[(String, Table, Options)],
