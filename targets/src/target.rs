@@ -200,8 +200,10 @@ impl Target {
 
     /// Ends a suspension that waits for a disk, without suspending anything.
     pub(crate) fn give_up(&self) {
-        if let Target::Mirror(mirror) = self {
-            mirror.give_up();
+        match self {
+            Target::Mirror(mirror) => mirror.give_up(),
+            Target::Merge(merge) => merge.give_up(),
+            _ => {}
         }
     }
 

@@ -89,6 +89,8 @@ pub struct Merge {
     pub(super) merged: Cell<Sectors>,
     paused: Cell<bool>,
     suspended: Cell<bool>,
+    /// The suspension that waits for a batch is canceled.
+    given_up: Cell<bool>,
     pub(super) closing: Cell<bool>,
     /// A batch is being merged.
     pub(super) busy: Cell<bool>,
@@ -142,6 +144,7 @@ impl Merge {
             merged: Cell::new(Sectors(0)),
             paused: Cell::new(false),
             suspended: Cell::new(false),
+            given_up: Cell::new(false),
             closing: Cell::new(false),
             busy: Cell::new(false),
             ended: Cell::new(!kept),
@@ -339,10 +342,17 @@ impl Merge {
     }
 
     /// Stops for a suspended device: the origin's disk is no longer accessed when this returns and
-    /// the requests have ended.
+    /// the requests have ended; or it is given up, because a disk does not answer.
     pub(crate) async fn suspend(&self) {
         self.suspended.set(true);
-        self.idle().await;
+        self.given_up.set(false);
+        self.changed.until(|| (!self.busy.get() || self.given_up.get()).then_some(())).await;
+    }
+
+    /// Ends a suspension that waits for a batch.
+    pub(crate) fn give_up(&self) {
+        self.given_up.set(true);
+        self.changed.wake_all();
     }
 
     /// The device is resumed.

@@ -2,6 +2,7 @@
 //! and when the disk answers the device has the merge, or the origin beside its snapshot.
 
 use dm_targets::disk::Errno;
+use dm_targets::request::RequestKind;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
 
 use super::merging::{self, O, S};
@@ -108,6 +109,40 @@ fn a_disk_that_falls_silent_while_a_merge_begins_is_not_waited_for() {
         }
         assert!(in_time > 0 && (late > 0 || disk == 0), "{disk}: {late} {in_time}");
     }
+}
+
+/// A merge is under way on a COW that falls silent after so many operations, and its device is to
+/// be suspended: the command ends, and the device runs on as before. Returns whether it had to.
+fn suspended_beside_a_silent_cow(operations: u32) -> Result<bool, String> {
+    let mut town = Town::new(1, true);
+    town.site.gives_up.set(true);
+    town.add(O).unwrap();
+    town.add(S).unwrap();
+    [0, 3].into_iter().for_each(|sector| town.write(S, sector));
+    town.flush(S);
+    town.load_table(true)?;
+    town.site.disks[1].hangs_after.set(Some(operations));
+    if town.resume(O).is_err() {
+        return Ok(false);
+    }
+    come_to_rest(&town);
+    let Err(why) = town.suspend(O) else { return Ok(false) };
+    if !why.contains("has not answered") {
+        return Err(format!("another error: {why}"));
+    }
+    // A chunk that only the origin has.
+    let read = town.send(O, RequestKind::Read, 6, vec![0; 512]).ok_or("no device")?;
+    let ends = matches!(&*read.result.borrow(), Some(Ok(())));
+    answer(&mut town);
+    let mut merged = town.snaps[0].as_ref().ok_or("no snapshot")?.content.clone();
+    town.shows(&mut merged)?;
+    if ends { Ok(true) } else { Err(format!("a read waits for the COW; it was said: {why}")) }
+}
+
+#[test]
+fn a_suspension_that_a_silent_cow_ends_leaves_the_device_running() {
+    let all = (0..OPERATIONS).map(|after| suspended_beside_a_silent_cow(after).unwrap());
+    assert!(all.filter(|had_to| *had_to).count() > 0, "no suspension was given up");
 }
 
 /// The COW cannot be read any more: there is neither a merge nor the snapshot, and the origin waits
