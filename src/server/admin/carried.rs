@@ -163,8 +163,9 @@ impl<M: Machine> Administrator<M> {
         match self.machine.records().left_another(cow, origin.number)? {
             false => Ok(()),
             true => Err(format!(
-                "{path}: the snapshot on it was deleted, and so was the device that it was of; if \
-                 nothing has been written to what is below that since, --other-origin takes it"
+                "{path}: the snapshot on it was deleted, and was of another origin, or of a device \
+                 that was deleted, too; only if it was of this one, and nothing has been written \
+                 to what is below that since, --other-origin takes it"
             )
             .into()),
         }

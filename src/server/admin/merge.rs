@@ -171,7 +171,7 @@ impl<M: Machine> Administrator<M> {
             )
             .into();
         }
-        let other = if path.starts_with(BLOCK_PATH) { ", a device of another server," } else { "" };
+        let other = if path.starts_with(BLOCK_PATH) { ", a device of ublk-dm," } else { "" };
         let hint = format!("`ublk-dm add origin --origin {path}` adds it");
         format!(
             "its origin {path}{other} has no device here under which it could be merged: {hint}"

@@ -46,7 +46,8 @@ impl<M: Machine> Administrator<M> {
         };
         let beside = self.devices.len() + self.left_out.len() + self.undone_later.len();
         if beside > 1 && self.has_others_than_lower(&table.table.params, None) {
-            let what = "its server has other devices, and a mirror is alone in its server";
+            let what = "its server has other devices, and a mirror is alone in its server, but for \
+                        what it stands on and what stands on it: delete the others first";
             return Err(format!("/dev/ublkb{id}: {what}").into());
         }
         // A mirror that was left may have ended with its record where the new one's will be.
