@@ -256,8 +256,6 @@ fn unanswered(device: &DeviceState, state: ublk::DeviceState, server: Option<u32
     let state = match state {
         ublk::DeviceState::Quiesced | ublk::DeviceState::FailIo => RunState::Quiesced,
         ublk::DeviceState::Live if server.is_some() => RunState::Live,
-        // The kernel has not noticed yet: a disk does not answer what the server had asked of it.
-        ublk::DeviceState::Live if device.spec.options.recovery => RunState::Quiesced,
         _ => RunState::Dead,
     };
     orphan::report(device, state, server)
@@ -318,22 +316,6 @@ pub(super) fn other_answer() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_dead_server_leaves_waits_for_the_next_one() {
-        let mut device = DeviceState::of_line(3, "l", "0 64 linear /d/1 0");
-        let of =
-            |device: &DeviceState, state, server| unanswered(device, state, server).object.state;
-        use ublk::DeviceState::{Dead, FailIo, Live, Quiesced};
-        for (recovery, state) in [(true, RunState::Quiesced), (false, RunState::Dead)] {
-            device.spec.options.recovery = recovery;
-            assert_eq!(of(&device, Live, None), state, "killed a moment ago");
-            assert_eq!(of(&device, Live, Some(7)), RunState::Live);
-            assert_eq!(of(&device, Dead, None), RunState::Dead);
-            assert_eq!(of(&device, Quiesced, None), RunState::Quiesced);
-            assert_eq!(of(&device, FailIo, None), RunState::Quiesced);
-        }
-    }
 
     #[test]
     fn a_failure_of_a_device_has_the_name_that_its_user_knows() {
