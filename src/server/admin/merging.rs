@@ -186,7 +186,7 @@ impl<M: Machine> Administrator<M> {
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let Some(loaded) = &entry.loaded else { return Ok(()) };
         if has_target && is_same_merge(&entry.spec, loaded) {
-            entry.loaded = None;
+            self.forget_loaded(id);
             return Ok(());
         }
         let phase = self.machine.call(move |thread| async move {
@@ -211,6 +211,7 @@ impl<M: Machine> Administrator<M> {
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.loaded = None;
         }
+        self.publish();
         // A next server that finds it loaded refuses it once more.
         if let Err(why) = self.record(None) {
             log::warn!("/dev/ublkb{id}: {why}");

@@ -12,7 +12,7 @@ use crate::disk::{Disk, MIB, node, slice};
 use crate::load::Rng;
 use crate::model::View;
 use crate::runner::scratch;
-use crate::sh::{Out, binary, sh, ublk_dm};
+use crate::sh::{Out, binary, run_args, sh, ublk_dm};
 use crate::{Case, kernel, server, store, tree};
 
 pub fn cases() -> Vec<Case> {
@@ -154,6 +154,14 @@ fn runs(top: &str, dir: &str, then: &tree::Tree) {
     ublk_dm("suspend o").ok();
     rests("suspended; `ublk-dm resume o` continues it");
     ublk_dm("resume o").ok();
+    // Its own table is in place: it is not loaded after a resume.
+    let device = server::device("o");
+    let word = |of: &str| device["snapshot"][of].as_str().expect("a path").to_owned();
+    let sectors = device["size_bytes"].as_u64().expect("a size") / 512;
+    let line = format!("0 {sectors} snapshot-merge {} {} P 8", word("origin"), word("cow"));
+    run_args(&binary(), &["load", "o", "--table", &line]).ok();
+    ublk_dm("resume o").ok();
+    assert_eq!(ublk_dm("table --inactive o").ok().stdout, "");
     merge("o --resume");
     let lines = waited("o");
     // There is nothing to wait for any more, nor to continue.
