@@ -274,15 +274,7 @@ impl Device {
     /// # Errors
     /// The acknowledged writes that are lost; or it was given up, and the device continues.
     pub async fn suspend(&self, noflush: bool) -> Result<(), String> {
-        let ran = self.hold(noflush).await;
-        let given_up = self.given_up.get();
-        let committed = if given_up { Ok(()) } else { self.target().commit_all().await };
-        if ran && self.given_up.take() {
-            self.resume(true).await;
-        } else if !given_up {
-            return committed;
-        }
-        committed.and(Err("canceled; the device is unchanged".to_owned()))
+        self.suspend_as(noflush, false).await
     }
 
     /// Suspends a device that was suspended by an earlier server, before its first request.
@@ -290,8 +282,23 @@ impl Device {
     /// # Errors
     /// What the earlier server had acknowledged is lost.
     pub async fn suspend_again(&self) -> Result<(), String> {
-        self.hold(true).await;
-        self.target().commit_again().await
+        self.suspend_as(true, true).await
+    }
+
+    async fn suspend_as(&self, noflush: bool, again: bool) -> Result<(), String> {
+        let ran = self.hold(noflush).await;
+        let given_up = self.given_up.get();
+        let committed = match (given_up, again) {
+            (true, _) => Ok(()),
+            (false, true) => self.target().commit_again().await,
+            (false, false) => self.target().commit_all().await,
+        };
+        if ran && self.given_up.take() {
+            self.resume(true).await;
+        } else if !given_up {
+            return committed;
+        }
+        committed.and(Err("canceled; the device is unchanged".to_owned()))
     }
 
     /// Holds new requests back until the target has none left, or that is given up. Returns whether

@@ -17,6 +17,7 @@ use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::{NewDevice, generated_name};
 use super::notes::joined;
+use super::passed_on::has_taken_mirror_of;
 use super::silent::Silent;
 use super::state::Administrator;
 use super::targets::Unread;
@@ -45,18 +46,10 @@ impl<M: Machine> Administrator<M> {
         Silent::on(&self.machine, disks)?;
         let force = spec.force;
         let passed_on = self.take_mirror(&spec, None)?;
-        let made = match self.prepare(spec, name.as_deref(), None) {
-            Ok(prepared) => self.make(&prepared, id).map(|info| (prepared, info)),
-            Err(why) => Err(why),
-        };
-        let (prepared, info) = match (made, passed_on.as_ref()) {
-            (Ok(made), _) => made,
-            (Err(why), None) => return Err(why),
-            (Err(why), Some(before)) => {
-                let back = self.give_mirror_back(before).err();
-                return Err(back.map_or(why.clone(), |back| why.ending(format!("; {back}"))));
-            }
-        };
+        let made = self
+            .prepare(spec, name.as_deref(), None)
+            .and_then(|prepared| self.make(&prepared, id).map(|info| (prepared, info)));
+        let (prepared, info) = made.map_err(|why| self.not_passed_on(passed_on.as_ref(), why))?;
         let mut state = prepared.state(&info, "");
         let note = match self.bring_up(&prepared, &info, name, &mut state, force) {
             Ok(note) => note,
@@ -67,6 +60,7 @@ impl<M: Machine> Administrator<M> {
                 return Err(note.map_or(why.clone(), |note| why.ending(format!("; {note}"))));
             }
         };
+        let note = note.or_else(|| passed_on.as_ref().map(has_taken_mirror_of));
         let note = note.or_else(|| prepared.note.clone());
         let path = format!("{BLOCK_PATH}{}", info.id);
         let (device, name) = (state.device(), state.name.clone());

@@ -152,8 +152,9 @@ impl<M: Machine> Administrator<M> {
         if len(&id) != len(&origin) {
             return Err(format!(
                 "it is not as long as its origin's device {name}, which has another size since: \
-                 delete both, and merge it with a table of its own length (`ublk-dm create NAME \
-                 --table`)"
+                 `ublk-dm resize {}` makes it as long; or delete both, and merge it with a table \
+                 of its own length (`ublk-dm create NAME --table`)",
+                state.name
             )
             .into());
         }

@@ -104,16 +104,16 @@ impl<M: Machine> Administrator<M> {
         // What the device holds would not end while the other one holds it.
         let passed_on = if was_suspended { self.take_mirror(&table, Some(id))? } else { None };
         let exchanged = self.exchange(id, table, was_suspended);
-        let Some(before) = passed_on else { return exchanged };
-        let why = match exchanged {
-            Ok(lost) => {
-                self.has_passed_on();
-                return Ok(lost);
-            }
-            Err(why) => why,
-        };
-        let back = self.give_mirror_back(&before).err();
-        Err(back.map_or(why.clone(), |back| why.ending(format!("; {back}"))))
+        let lost = exchanged.map_err(|why| self.not_passed_on(passed_on.as_ref(), why))?;
+        self.has_passed_on();
+        Ok(lost)
+    }
+
+    /// Why a mirror is not passed on: the device that had it, if any, has it again, or the reason
+    /// says why not.
+    pub(super) fn not_passed_on(&mut self, before: Option<&Device>, why: Reason) -> Reason {
+        let back = before.and_then(|before| self.give_mirror_back(before).err());
+        back.map_or(why.clone(), |back| why.ending(format!("; {back}")))
     }
 
     /// Opens the mirror that was closed for another device.
@@ -211,4 +211,13 @@ impl<M: Machine> Administrator<M> {
         let loaded = entry.loaded.as_ref().is_some_and(|loaded| loaded.table == mirror.table);
         loaded && entry.spec.table.params == TargetParams::Error
     }
+}
+
+/// What the user of a device that has taken a mirror should know.
+pub(super) fn has_taken_mirror_of(before: &Device) -> String {
+    let (name, id) = (&before.name, before.info.id);
+    format!(
+        "it has the mirror of {name} (/dev/ublkb{id}), which stays suspended until it has another \
+         table"
+    )
 }

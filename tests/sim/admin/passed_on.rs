@@ -83,6 +83,15 @@ fn judge(stack: &mut Stack) {
     assert!(matches!(stack.read(Lower), Some(Ok(_))), "it does not answer");
 }
 
+/// It can be written, and the next server has what was written.
+fn goes_on(stack: &mut Stack) {
+    judge(stack);
+    for step in [Do::Write(Lower, 3), Do::Kill, Do::Recover] {
+        stack.act(step).unwrap();
+    }
+    judge(stack);
+}
+
 /// The mirror is passed on, written, killed, and can be deleted.
 fn passed_on(line: &'static str) {
     let mut stack = stack(line);
@@ -151,19 +160,11 @@ fn a_mirror_that_is_taken_back_survives_every_end() {
 }
 
 fn ends_of_return(line: &'static str) {
-    for crash in 1.. {
-        let mut stack = stack(line);
-        pass_on(&mut stack).unwrap();
+    let begin = |stack: &mut Stack| {
+        pass_on(stack).unwrap();
         stack.act(Do::Write(Lower, 3)).unwrap();
-        let has_ended = ends_at(&mut stack, crash, take_back);
-        take_back(&mut stack).unwrap();
-        judge(&mut stack);
-        stack.act(Do::Write(Lower, 4)).unwrap();
-        judge(&mut stack);
-        if !has_ended {
-            break;
-        }
-    }
+    };
+    survives(line, begin, take_back);
 }
 
 /// The mirror stays below if the device cannot have it: it is loaded without force, the one below
@@ -200,11 +201,7 @@ fn a_mirror_that_is_not_taken_back_stays() {
             }
             stack.ask(Command::Resume { device }).unwrap();
         }
-        judge(&mut stack);
-        for step in [Do::Write(Lower, 3), Do::Kill, Do::Recover] {
-            stack.act(step).unwrap();
-        }
-        judge(&mut stack);
+        goes_on(&mut stack);
     }
 }
 
@@ -229,18 +226,28 @@ fn delete_dead(stack: &mut Stack) {
     stack.ask(Command::Del { devices: dead, force: true }).unwrap();
 }
 
-fn ends(line: &'static str) {
+/// What is done is done again after an end of the server at any of its steps, and nothing is lost.
+fn survives<T>(
+    line: &'static str,
+    begin: impl Fn(&mut Stack),
+    act: fn(&mut Stack) -> Result<T, String>,
+) {
     for crash in 1.. {
         let mut stack = stack(line);
-        let has_ended = ends_at(&mut stack, crash, pass_on);
-        pass_on(&mut stack).unwrap();
+        begin(&mut stack);
+        let has_ended = ends_at(&mut stack, crash, act);
+        act(&mut stack).unwrap();
         judge(&mut stack);
-        stack.act(Do::Write(Lower, 3)).unwrap();
+        stack.act(Do::Write(Lower, 4)).unwrap();
         judge(&mut stack);
         if !has_ended {
             break;
         }
     }
+}
+
+fn ends(line: &'static str) {
+    survives(line, |_| {}, pass_on);
 }
 
 #[test]
@@ -283,11 +290,7 @@ fn stays(line: &'static str) {
         if refused != 2 {
             stack.act(Do::Resume(Lower)).unwrap();
         }
-        judge(&mut stack);
-        for step in [Do::Write(Lower, 3), Do::Kill, Do::Recover] {
-            stack.act(step).unwrap();
-        }
-        judge(&mut stack);
+        goes_on(&mut stack);
     }
 }
 
