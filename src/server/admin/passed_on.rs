@@ -22,6 +22,7 @@ use super::mirrored::OldLog;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::passing::Passing;
+use super::resumed::STAYS_LOADED;
 use super::state::Administrator;
 use super::targets::Whose;
 use crate::failure::Reason;
@@ -72,6 +73,15 @@ impl<M: Machine> Administrator<M> {
     /// Whether a device is suspended, and this is its table.
     fn can_pass_on(&self, entry: &Device, spec: &DeviceSpec, new: &Table) -> bool {
         let id = entry.info.id;
+        entry.suspended
+            && !entry.waits
+            && self.is_mirror_of(entry, spec, new)
+            && self.refuse_unfinished(id).is_ok()
+            && !self.kept.contains(&id)
+    }
+
+    /// Whether this is a device's table, by whatever words it names the disks.
+    fn is_mirror_of(&self, entry: &Device, spec: &DeviceSpec, new: &Table) -> bool {
         let Some(old) = entry.mirror() else { return false };
         let is_same = |was: &str, is: &str| {
             let disk = entry.deps.id(was);
@@ -83,14 +93,25 @@ impl<M: Machine> Administrator<M> {
             (Some(was), Some(is)) => is_same(was, is),
             _ => false,
         };
-        entry.suspended
-            && !entry.waits
-            && entry.spec.table.len == spec.table.len
+        entry.spec.table.len == spec.table.len
             && (old.legs.len(), old.region_size) == (new.legs.len(), new.region_size)
             && legs.all(|(was, is)| was.offset == is.offset && is_same(&was.device, &is.device))
             && same_log
-            && self.refuse_unfinished(id).is_ok()
-            && !self.kept.contains(&id)
+    }
+
+    /// Refuses to resume a device whose mirror another one has taken: its requests would fail. The
+    /// mirror's table stays loaded.
+    pub(super) fn refuse_passed_on(&self, id: u32) -> Result<(), Reason> {
+        let Some(entry) = self.devices.get(&id) else { return Ok(()) };
+        let is_left = entry.suspended && entry.spec.table.params == TargetParams::Error;
+        let Some(loaded) = entry.loaded.as_ref().filter(|_| is_left) else { return Ok(()) };
+        let TargetParams::Mirror(mirror) = &loaded.table.params else { return Ok(()) };
+        let has = |other: &&Device| self.is_mirror_of(other, loaded, mirror);
+        let Some(other) = self.devices.values().find(has) else { return Ok(()) };
+        let (name, other) = (&other.name, other.info.id);
+        let what = "load another table, or delete that device first";
+        let why = format!("/dev/ublkb{id}: {name} (/dev/ublkb{other}) has its mirror: {what}");
+        Err(Reason::from(why).ending(STAYS_LOADED))
     }
 
     /// Puts a loaded table in the place of one of another kind; the mirror of a suspended device

@@ -52,6 +52,7 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn resume(&mut self, id: u32) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
         self.refuse_unended(id)?;
+        self.refuse_passed_on(id)?;
         self.give_back_taken(id)?;
         if let Some(table) = self.devices.get(&id).and_then(|entry| entry.loaded.clone()) {
             self.refuse_apart(id, &table).map_err(|why| why.ending(STAYS_LOADED))?;
