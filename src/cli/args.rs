@@ -2,6 +2,8 @@
 //! users' scripts.
 
 mod add;
+mod disks;
+mod machine;
 mod merge;
 mod tab;
 
@@ -14,6 +16,8 @@ use super::list::List;
 use super::metrics::Metrics;
 use super::pages::Pages;
 pub use add::{Add, Common, Created, Loaded, Mirror, OnFull, OnServerDeath, Snapshot, Store};
+pub use disks::OnDisks;
+pub use machine::{Doctor, Machine};
 pub use merge::Merge;
 pub use tab::{Down, Save, Up};
 
@@ -290,72 +294,8 @@ pub enum Verb {
     /// device was made with.
     #[command(after_help = tab::FORMAT)]
     Save(Save),
-    /// Copy a disk, or a part of one, to up to eight other disks
-    ///
-    /// The destinations are overwritten without confirmation; disks that are in use are refused.
-    /// START and LEN are in bytes or with a unit: 1MiB, 8s.
-    Copy {
-        /// Source: DEV, or DEV:START+LEN
-        #[arg(long, value_name = "DEV[:START+LEN]")]
-        from: String,
-        /// Destination: DEV, or DEV:START
-        #[arg(long, value_name = "DEV[:START]", required = true)]
-        to: Vec<String>,
-        /// Share of the time during which I/O may be in flight
-        #[arg(
-            long,
-            value_name = "PERCENT",
-            default_value_t = 100,
-            value_parser = clap::value_parser!(u32).range(1..=100)
-        )]
-        throttle: u32,
-        /// Print the result as one JSON object; `bytes` is what is durable on every destination
-        #[arg(long)]
-        json: bool,
-        /// Also overwrite disks that are in use
-        #[arg(long)]
-        force: bool,
-    },
-    /// Make disks, or parts of them, read as zeroes
-    ///
-    /// Disks that are in use are refused. START and LEN are in bytes or with a unit: 4096, 8s.
-    Zero {
-        /// The range to zero: DEV, or DEV:START+LEN
-        #[arg(long, value_name = "DEV[:START+LEN]", required = true)]
-        to: Vec<String>,
-        /// Print the result as one JSON object; `bytes` is what is durable
-        #[arg(long)]
-        json: bool,
-        /// Also overwrite disks that are in use
-        #[arg(long)]
-        force: bool,
-    },
-    /// Check a COW device or dirty log offline; never writes. Exit code 3 if it is bad
-    Check {
-        /// The COW device, log device or an image of one
-        path: PathBuf,
-        /// The origin, to check that the COW's records are within its size, and that the store was
-        /// made for it
-        #[arg(long, value_name = "DEV")]
-        origin: Option<PathBuf>,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show the content of a COW device or dirty log offline; never writes
-    ///
-    /// Exits with 3, as `check` does, if it holds neither or violates the format.
-    Dump {
-        /// The COW device, log device or an image of one
-        path: PathBuf,
-        /// The origin, to check that the COW's records are within its size, and that the store was
-        /// made for it
-        #[arg(long, value_name = "DEV")]
-        origin: Option<PathBuf>,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
+    #[command(flatten)]
+    OnDisks(OnDisks),
     /// List, use or discard acknowledged writes of dead servers whose COW was not found
     #[command(subcommand)]
     Journal(Journal),
@@ -365,6 +305,8 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    #[command(flatten)]
+    Machine(Machine),
     #[command(flatten)]
     Pages(Pages),
     /// Serve a family of devices (started by `add`)

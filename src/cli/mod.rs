@@ -5,6 +5,7 @@ pub mod args;
 mod client;
 mod copy;
 mod disk_word;
+mod doctor;
 mod down;
 mod ending;
 mod family;
@@ -19,6 +20,7 @@ mod metrics;
 mod notable;
 mod order;
 mod pages;
+mod reap;
 mod recover;
 mod remove;
 mod save;
@@ -45,7 +47,7 @@ use crate::offline;
 use crate::protocol::{Command, Reply};
 use crate::server::process;
 use crate::ublk::apart;
-use args::{self as cli, Cli, Verb};
+use args::{self as cli, Cli, OnDisks, Verb};
 use client::ask;
 use disk_word::Disks;
 use terminal::stdout;
@@ -91,23 +93,32 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
             recover::recover(&devices, all, source.as_deref())?
         }
         Verb::Upgrade { devices, all, json } => upgrade::run(&devices, all, json)?,
-        Verb::Copy { from, to, throttle, json, force } => {
-            return copy::copy(&from, &to, throttle, json, force);
-        }
-        Verb::Zero { to, json, force } => return copy::zero(&to, json, force),
-        Verb::Check { path, origin, json } => {
-            return offline(offline::check, &path, origin.as_deref(), json);
-        }
-        Verb::Dump { path, origin, json } => {
-            return offline(offline::dump, &path, origin.as_deref(), json);
-        }
+        Verb::OnDisks(what) => return on_disks(what),
         Verb::Journal(what) => journal::run(&what)?,
         Verb::Features { json } => show::features(json)?,
+        Verb::Machine(cli::Machine::Doctor(asked)) => return doctor::doctor(&asked),
+        Verb::Machine(cli::Machine::Reap) => reap::reap()?,
         Verb::Pages(what) => pages::run(&what, Cli::command())?,
         Verb::Serve { key, standby } => return process::serve(&key, standby),
         Verb::DeleteDevice { id, cookie } => return delete_device(id, cookie),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The verbs that work on disks and images themselves.
+fn on_disks(what: OnDisks) -> Result<ExitCode, Failure> {
+    match what {
+        OnDisks::Copy { from, to, throttle, json, force } => {
+            copy::copy(&from, &to, throttle, json, force)
+        }
+        OnDisks::Zero { to, json, force } => copy::zero(&to, json, force),
+        OnDisks::Check { path, origin, json } => {
+            offline(offline::check, &path, origin.as_deref(), json)
+        }
+        OnDisks::Dump { path, origin, json } => {
+            offline(offline::dump, &path, origin.as_deref(), json)
+        }
+    }
 }
 
 fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {

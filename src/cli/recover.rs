@@ -202,6 +202,12 @@ pub(super) fn recovered(
     Ok(problems)
 }
 
+/// Completes and forgets a dead server none of whose devices exists any more. Returns what could
+/// not be done.
+pub(super) fn forgotten(rundir: &RunDir, family: &Family) -> Vec<Reason> {
+    recover_family(rundir, family, (&[], &[]), None).problems
+}
+
 /// A server's devices as one part.
 fn part_of(rundir: &RunDir, family: &Family) -> Part {
     let ids = family.devices.iter().map(|device| device.id).collect();

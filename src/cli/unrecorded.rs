@@ -43,13 +43,7 @@ pub(super) fn find(
     }
     // A device is on record before it has a disk, and until it has none: what is not on record now
     // and still has a disk afterwards is not on record at all.
-    let mut recorded: Vec<DeviceRef> = Vec::new();
-    for key in rundir.keys()? {
-        // What a file that cannot be read has on record is not known; the file itself is reported.
-        let Ok(state) = rundir.state(&key) else { return Ok(Vec::new()) };
-        let devices = state.into_iter().flat_map(|state| state.devices);
-        recorded.extend(devices.map(|device| device.device()));
-    }
+    let Some(recorded) = recorded(rundir)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for info in marked {
         let device = DeviceRef { id: info.id, cookie: info.target_flags };
@@ -60,6 +54,21 @@ pub(super) fn find(
         found.extend(now.filter(has_disk).map(|now| Unrecorded { device, server: server(&now) }));
     }
     Ok(found)
+}
+
+/// All devices in the state files; `None`: a file cannot be read, so what it has on record is not
+/// known. (The file itself is reported.)
+///
+/// # Errors
+/// The run directory cannot be read.
+pub(super) fn recorded(rundir: &RunDir) -> Result<Option<Vec<DeviceRef>>, Reason> {
+    let mut recorded = Vec::new();
+    for key in rundir.keys()? {
+        let Ok(state) = rundir.state(&key) else { return Ok(None) };
+        let devices = state.into_iter().flat_map(|state| state.devices);
+        recorded.extend(devices.map(|device| device.device()));
+    }
+    Ok(Some(recorded))
 }
 
 /// The named devices that no file knows of, and the other words.
@@ -86,6 +95,11 @@ impl Unrecorded {
     /// Its number.
     pub fn id(&self) -> u32 {
         self.device.id
+    }
+
+    /// The process that serves it, if it lives.
+    pub fn server(&self) -> Option<i32> {
+        self.server
     }
 
     /// Why a command does nothing about the device, and what its user can do.

@@ -56,6 +56,15 @@ struct Work<'a> {
 
 pub(super) fn up(names: &[String], all: bool) -> Result<(), Failure> {
     unnamed::refuse_listed("up", names, all)?;
+    bring_up(names, all, true)
+}
+
+/// Brings up one device and what it needs, and prints nothing on stdout.
+pub(super) fn up_quietly(name: &str) -> Result<(), Failure> {
+    bring_up(&[name.to_owned()], false, false)
+}
+
+fn bring_up(names: &[String], all: bool, prints: bool) -> Result<(), Failure> {
     let rundir = open_rundir()?;
     let tab = files::read()?;
     let mut running = Running::of(&rundir)?;
@@ -90,7 +99,9 @@ pub(super) fn up(names: &[String], all: bool) -> Result<(), Failure> {
     for why in unserved {
         if are_needed { problems.push(why) } else { log::warn!("{why}") }
     }
-    problems.extend(print_paths(&rundir, plan).err());
+    if prints {
+        problems.extend(print_paths(&rundir, plan).err());
+    }
     verdict(problems)
 }
 

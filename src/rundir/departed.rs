@@ -167,6 +167,15 @@ impl RunDir {
         Ok(found)
     }
 
+    /// All merges that have no device and may not have ended.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn unmerged(&self) -> io::Result<Vec<Unmerged>> {
+        let files = self.departed_files()?.into_iter();
+        Ok(files.filter_map(|(_, content)| content.departure.unmerged).collect())
+    }
+
     /// Whether the store on a COW has left an origin that has another number, in this boot.
     ///
     /// # Errors

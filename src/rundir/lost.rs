@@ -205,6 +205,26 @@ impl LostStore {
     }
 }
 
+/// All lost stores: the lasting name of the COW, and why its store must not be used.
+///
+/// # Errors
+/// The directory or a file cannot be read.
+pub fn all(rundir: &RunDir) -> io::Result<Vec<(String, String)>> {
+    let files = match fs::read_dir(&rundir.path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        files => files.map_err(|error| at(&rundir.path, error))?,
+    };
+    let mut found = Vec::new();
+    for file in files {
+        let path = file?.path();
+        if path.extension().is_some_and(|end| end == "lost") {
+            found.extend(read(&path)?.map(|entry| (entry.cow, why(&path, entry.mark_failed))));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// The content of a file, if it exists. The error names the file.
 fn read(path: &Path) -> io::Result<Option<Entry>> {
     let text = match fs::read(path) {

@@ -21,6 +21,8 @@ use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, DeviceState, Par
 
 /// Prefix of every disk's path.
 pub const BLOCK_PATH: &str = "/dev/ublkb";
+/// Prefix of the path of every device's node for its server.
+pub const CHAR_PATH: &str = "/dev/ublkc";
 /// Where the kernel lists the character devices of ublk.
 const CHAR_DEVICES: &str = "/sys/class/ublk-char";
 /// Bits of a cookie below the mark of its run directory.
@@ -262,8 +264,11 @@ pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
     Ok(false)
 }
 
-/// The user of a device, found by a search. A device that cannot be examined may be in use.
-fn seen_user(id: u32) -> Result<Option<String>, Reason> {
+/// The user of a device, found by a search.
+///
+/// # Errors
+/// The device cannot be examined, and so may be in use.
+pub fn seen_user(id: u32) -> Result<Option<String>, Reason> {
     let unknown =
         |what: &str, error: io::Error| unknown_use(id, Failure::from(error).context(what));
     match std::fs::metadata(format!("{BLOCK_PATH}{id}")) {

@@ -31,6 +31,11 @@ pub fn known_bug(release: &str) -> Option<&'static str> {
     }
 }
 
+/// Whether a kernel is older than a version; one without numbers is not.
+pub fn is_before(release: &str, version: (u32, u32)) -> bool {
+    matches!(*numbers(release).as_slice(), [major, minor, ..] if (major, minor) < version)
+}
+
 fn is_bad_ubuntu(release: &str, abi: u32) -> bool {
     let cloud = release.ends_with("-azure") || release.ends_with("-aws");
     (24..=40).contains(&abi) || cloud && (1015..=1020).contains(&abi)

@@ -2,6 +2,7 @@
 
 mod copy;
 mod disk_words;
+mod doctor;
 mod errors;
 mod help;
 mod identity;

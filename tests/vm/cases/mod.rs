@@ -12,6 +12,7 @@ mod basic;
 mod claims;
 mod copy;
 mod death;
+mod doctor;
 mod ends;
 mod ends_sigterm;
 mod errors;
@@ -157,6 +158,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     stands::cases,
     copy::cases,
     death::cases,
+    doctor::cases,
     errors::cases,
     errors_direct::cases,
     races::cases,

@@ -1,0 +1,159 @@
+//! `doctor`: what is wrong with the machine, its devices and what stands in the run directory, each
+//! with the command that mends it.
+//!
+//! Rules kept here: looking changes nothing, opens no disk of a device and waits for no server
+//! beyond its limit; `--fix` does only what loses nothing; and after it the machine is looked at
+//! again, so that the exit code is about what is, not about what was tried.
+
+mod devices;
+mod finding;
+mod left;
+mod listed;
+mod machine;
+
+use std::process::{Command, ExitCode};
+
+use serde::Serialize;
+
+use self::finding::{Finding, Mend, Weight};
+use super::args::Doctor;
+use super::client::{Known, require_root};
+use super::reap;
+use super::recover;
+use super::show::{VERSION, line_of};
+use super::terminal::{complain, one_line, print};
+use super::up;
+use crate::failure::{Failure, Reason};
+use crate::rundir::RunDir;
+use crate::ublk::Control;
+
+/// The exit code if there is a problem: examined and found bad.
+const FOUND_BAD: u8 = 3;
+
+/// The object that `--json` prints for a finding.
+#[derive(Serialize)]
+struct Printed<'a> {
+    version: u32,
+    /// A word for what was looked at, which stays.
+    check: &'a str,
+    weight: Weight,
+    /// The device, disk or file.
+    subject: Option<&'a str>,
+    what: &'a str,
+    mend: Option<String>,
+    /// Whether `--fix` has mended it.
+    fixed: bool,
+}
+
+/// Looks, mends if it is asked to, and looks again.
+pub(super) fn doctor(asked: &Doctor) -> Result<ExitCode, Failure> {
+    require_root()?;
+    let mut found = examine();
+    let mut fixed = Vec::new();
+    if asked.fix {
+        let tried = carry_out(&found);
+        if tried {
+            let before = std::mem::replace(&mut found, examine());
+            fixed = before.into_iter().filter(|one| !found.iter().any(|it| it.is(one))).collect();
+        }
+    }
+    for (finding, fixed) in with(&fixed, true).chain(with(&found, false)) {
+        show(finding, fixed, asked.json)?;
+    }
+    if found.is_empty() && fixed.is_empty() && !asked.json {
+        print("nothing is wrong")?;
+    }
+    let is_bad = found.iter().any(|finding| finding.weight == Weight::Problem);
+    Ok(if is_bad { ExitCode::from(FOUND_BAD) } else { ExitCode::SUCCESS })
+}
+
+fn with(findings: &[Finding], fixed: bool) -> impl Iterator<Item = (&Finding, bool)> {
+    findings.iter().map(move |finding| (finding, fixed))
+}
+
+/// Everything that is looked at. What cannot be looked at is a finding as well.
+fn examine() -> Vec<Finding> {
+    let mut found = machine::examine();
+    let can_ask = Control::open().is_ok();
+    let rundir = match RunDir::open() {
+        Ok(rundir) => rundir,
+        Err(error) => {
+            found.push(Finding::unseen("run-directory", &Failure::from(error)));
+            return found;
+        }
+    };
+    found.extend(left::examine(&rundir));
+    // Without the driver there are no devices; why there is none has been said.
+    let known = if can_ask { Known::of(&rundir) } else { Ok(Known::default()) };
+    match known {
+        Ok(known) => {
+            if can_ask {
+                found.extend(devices::examine(&rundir, &known));
+            }
+            found.extend(listed::examine(&known));
+        }
+        Err(why) => found.push(Finding::unseen("devices", &why)),
+    }
+    found
+}
+
+/// Does what mends without loss, each thing once. Returns whether anything was tried.
+fn carry_out(found: &[Finding]) -> bool {
+    let mut tried = Vec::new();
+    for mend in found.iter().filter_map(|finding| finding.mend.as_ref()) {
+        if tried.contains(&mend.command()) {
+            continue;
+        }
+        let Some(done) = try_to(mend) else { continue };
+        tried.push(mend.command());
+        if let Err(why) = done {
+            complain(tried_in_vain(&mend.command(), why));
+        }
+    }
+    !tried.is_empty()
+}
+
+/// Does what mends without loss; `None`: that is for a person.
+fn try_to(mend: &Mend) -> Option<Result<(), Failure>> {
+    match mend {
+        Mend::ByHand(_) => None,
+        Mend::LoadDriver => Some(load_driver()),
+        Mend::Recover(name) => Some(recover::recover(std::slice::from_ref(name), false, None)),
+        Mend::Up(name) => Some(up::up_quietly(name)),
+        Mend::Reap => Some(reap::reap_quietly()),
+    }
+}
+
+fn load_driver() -> Result<(), Failure> {
+    let done = Command::new("modprobe").arg("ublk_drv").output();
+    let done = done.map_err(|error| Failure::from(error).context("modprobe"))?;
+    match done.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&done.stderr).trim().to_owned().into()),
+    }
+}
+
+fn tried_in_vain(command: &str, why: Failure) -> Reason {
+    why.context(format!("`{command}`"))
+}
+
+fn show(finding: &Finding, fixed: bool, json: bool) -> Result<(), Failure> {
+    let mend = finding.mend.as_ref().map(|mend| mend.command());
+    if json {
+        return print(&line_of(&Printed {
+            version: VERSION,
+            check: finding.check,
+            weight: finding.weight,
+            subject: finding.subject.as_deref(),
+            what: &finding.what,
+            mend,
+            fixed,
+        })?);
+    }
+    let weight = if fixed { "fixed" } else { finding.weight.word() };
+    print(&one_line(&format!("{weight}: {}", finding.line())))?;
+    match mend.filter(|_| !fixed) {
+        Some(mend) => print(&format!("    {}", one_line(&mend))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,145 @@
+//! `reap`: what dead servers have left and no server can take over.
+//!
+//! Rules kept here: a device that a server may still take over, that is in use, or that may just be
+//! added, stays; and what is recorded nowhere else is recorded before the files that have it go.
+
+use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
+use std::time::{Duration, SystemTime};
+
+use super::client::{Known, open_rundir};
+use super::recover;
+use super::terminal::print;
+use super::unrecorded;
+use super::verdict::verdict;
+use crate::failure::{Failure, Reason};
+use crate::protocol::DeviceRef;
+use crate::rundir::RunDir;
+use crate::ublk::{Control, DeviceState, apart, device};
+
+/// A device that has been without a disk and a record for so long is not being added: an `add`
+/// whose disk is silent ends earlier.
+const LEAST_AGE: Duration = Duration::from_secs(120);
+
+/// How long after a first look a second one is taken: a server that deletes a device has no record
+/// of it and no disk for a moment.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// A device that has no disk, and that no file knows of.
+pub(super) struct NeverStarted(DeviceRef);
+
+impl NeverStarted {
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.0.id
+    }
+}
+
+/// Says what was deleted.
+type Say<'a> = &'a dyn Fn(&str) -> Result<(), Failure>;
+
+/// Deletes all of it, and prints what.
+pub(super) fn reap() -> Result<(), Failure> {
+    run(&print)
+}
+
+/// Deletes all of it, and prints nothing on stdout.
+pub(super) fn reap_quietly() -> Result<(), Failure> {
+    run(&|_| Ok(()))
+}
+
+fn run(say: Say<'_>) -> Result<(), Failure> {
+    let rundir = open_rundir()?;
+    let mut problems = forget_servers(&rundir, say)?;
+    let known = Known::of(&rundir)?;
+    // Those without a record are dealt with here.
+    if known.unrecorded.is_empty() {
+        problems.extend(known.problems.clone());
+    }
+    for device in &known.unrecorded {
+        let done = unused(device.id()).and_then(|()| device.delete(&rundir, true));
+        match done {
+            Ok(()) => say(&format!("/dev/ublkb{}: deleted", device.id()))?,
+            Err(why) => problems.push(why),
+        }
+    }
+    for device in never_started(&rundir)? {
+        let id = device.id();
+        match apart::delete_apart(id, device.0.cookie) {
+            Ok(()) => say(&format!("/dev/ublkc{id}: deleted; it was never started"))?,
+            Err(why) => problems.push(why),
+        }
+    }
+    verdict(problems)
+}
+
+/// Forgets the servers none of whose devices exists, as the next `recover` would.
+fn forget_servers(rundir: &RunDir, say: Say<'_>) -> Result<Vec<Reason>, Failure> {
+    let known = Known::of(rundir)?;
+    let gone = known.families.iter().filter(|family| family.devices.is_empty());
+    let mut problems = Vec::new();
+    for family in gone {
+        let why = recover::forgotten(rundir, family);
+        if why.is_empty() && rundir.server(&family.key).is_none() {
+            say(&format!("{}: files removed", family.key))?;
+        }
+        problems.extend(why);
+    }
+    Ok(problems)
+}
+
+/// Refuses a device that is in use.
+fn unused(id: u32) -> Result<(), Reason> {
+    let path = format!("{}{id}", device::BLOCK_PATH);
+    match device::seen_user(id)? {
+        Some(by) => Err(format!(
+            "{path}: it is {by}: `ublk-dm del --force {path}` deletes it and fails its I/O"
+        )
+        .into()),
+        None => Ok(()),
+    }
+}
+
+/// The devices of the run directory without a disk that no file knows of and that no process
+/// serves or makes.
+///
+/// # Errors
+/// The kernel or the run directory cannot be asked.
+pub(super) fn never_started(rundir: &RunDir) -> Result<Vec<NeverStarted>, Failure> {
+    let numbers = device::numbers()?;
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut control = Control::open()?;
+    let mut found = Vec::new();
+    for id in numbers {
+        let Some(info) = device::info(&mut control, id)? else { continue };
+        let ours = info.state == DeviceState::Dead && device::has_mark(&info, rundir.mark());
+        if ours && is_abandoned(id) {
+            found.push(DeviceRef { id, cookie: info.target_flags });
+        }
+    }
+    let Some(recorded) = unrecorded::recorded(rundir)? else { return Ok(Vec::new()) };
+    found.retain(|device| !recorded.contains(device));
+    if !found.is_empty() {
+        std::thread::sleep(SECOND_LOOK);
+    }
+    let mut still = Vec::new();
+    for device in found {
+        let now = device::ours(&mut control, device.id, device.cookie)?;
+        still
+            .extend(now.filter(|now| now.state == DeviceState::Dead).map(|_| NeverStarted(device)));
+    }
+    Ok(still)
+}
+
+/// Whether no process has a device open that was made some time ago. Its node tells both: the
+/// driver lets one process open it.
+fn is_abandoned(id: u32) -> bool {
+    let path = format!("{}{id}", device::CHAR_PATH);
+    let made = fs::metadata(&path).and_then(|node| node.modified());
+    let age = made.map(|made| SystemTime::now().duration_since(made).unwrap_or_default());
+    let is_old = age.is_ok_and(|age| age >= LEAST_AGE);
+    let opened = OpenOptions::new().read(true).write(true).open(&path);
+    is_old && !opened.is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
+}

@@ -1,0 +1,74 @@
+//! `doctor` and `reap` without devices: what is found in the run directory and in the tab file.
+//! Both need root: without it these tests report that and end.
+
+use std::fs;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::output::{is_root, refused, ublk_dm};
+
+/// The findings of `doctor --json` about these checks.
+fn found(dir: &TempDir, checks: &[&str]) -> Vec<Value> {
+    let mut command = ublk_dm(&dir.path().join("run"));
+    command.env("UBLK_DM_TAB", dir.path().join("tab"));
+    let output = command.args(["doctor", "--json"]).output().expect("it starts");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let all: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    let is_bad = all.iter().any(|finding| finding["weight"] == "problem");
+    assert_eq!(output.status.code(), Some(if is_bad { 3 } else { 0 }), "{text}");
+    let wanted = |finding: &&Value| checks.contains(&finding["check"].as_str().unwrap_or_default());
+    all.iter().filter(wanted).cloned().collect()
+}
+
+#[test]
+fn what_servers_have_left_in_the_run_directory_is_found() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    let checks = ["lost-store", "unmerged", "journal", "stale-files", "server"];
+    assert_eq!(found(&dir, &checks), Vec::<Value>::new());
+    let run = dir.path().join("run");
+    fs::create_dir(&run).expect("a directory");
+    let lost = r#"{"cow":"nvme-A","origin":"nvme-B","mark_failed":true}"#;
+    fs::write(run.join("cow-1.lost"), lost).expect("writable");
+    fs::write(run.join("x.records"), "damaged").expect("writable");
+    let found = found(&dir, &checks);
+    let [lost, journal] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((&lost["check"], &lost["subject"]), (&"lost-store".into(), &"nvme-A".into()));
+    assert!(lost["what"].as_str().expect("text").contains("could not be marked"));
+    assert_eq!(journal["check"], "journal");
+    assert!(journal["subject"].as_str().expect("text").ends_with("x.records"));
+    assert_eq!(fs::read_dir(&run).expect("there").count(), 2, "looking changes nothing");
+}
+
+#[test]
+fn lines_that_cannot_be_used_are_found() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    fs::write(dir.path().join("tab"), "v \"0 8 zero\"\nw nonsense\n").expect("writable");
+    let found = found(&dir, &["tab", "not-up"]);
+    let [wrong, missing] = found.as_slice() else { panic!("{found:?}") };
+    assert!(wrong["what"].as_str().expect("text").contains("tab:2"), "{wrong}");
+    assert_eq!((&missing["subject"], &missing["weight"]), (&"v".into(), &"advice".into()));
+    assert_eq!(missing["mend"], "ublk-dm up v");
+    assert_eq!(missing["fixed"], false);
+}
+
+#[test]
+fn there_is_nothing_to_reap_without_devices() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    let run = dir.path().join("run");
+    let output = ublk_dm(&run).arg("reap").output().expect("it starts");
+    assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty());
+    assert!(!run.exists(), "looking makes nothing");
+    refused(&ublk_dm(&run).args(["reap", "x"]).output().expect("it starts"), 2);
+    refused(&ublk_dm(&run).args(["doctor", "x"]).output().expect("it starts"), 2);
+}
