@@ -5,6 +5,7 @@ mod ask;
 mod cow;
 mod device;
 mod device_ref;
+mod event;
 mod known;
 mod message;
 mod name;
@@ -18,6 +19,7 @@ pub use device::{
     no_merge_into, not_begun,
 };
 pub use device_ref::DeviceRef;
+pub use event::EventLine;
 pub use known::{KnownDisk, KnownDisks, Part, Place, Unmade};
 pub use message::{Command, Doing, MergeChange, Reply};
 pub use name::refuse_odd_name;

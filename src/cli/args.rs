@@ -5,6 +5,7 @@ mod add;
 mod disks;
 mod machine;
 mod merge;
+mod monitor;
 mod tab;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use add::{Add, Common, Created, Loaded, Mirror, OnFull, OnServerDeath, Snaps
 pub use disks::OnDisks;
 pub use machine::{Doctor, Machine};
 pub use merge::Merge;
+pub use monitor::Monitor;
 pub use tab::{Down, Save, Up};
 
 /// What a size is, wherever one is given.
@@ -108,6 +110,20 @@ pub enum Verb {
     ///     ublk-dm metrics --listen /run/ublk-dm-metrics.sock
     #[command(verbatim_doc_comment)]
     Metrics(Metrics),
+    /// Print the events of all devices as they happen
+    ///
+    /// An event is a snapshot that is invalid, full or merged, a leg that has failed or a mirror
+    /// that is recovered, a last commit that failed, and so on: docs/events.md has the list. The
+    /// program of --exec is run for each, with the event and the device's name as its arguments and
+    /// UBLK_DM_EVENT, _DEVICE, _PRIORITY, _TIME, _DISK, _LEG, _PERCENT and _MESSAGE in its
+    /// environment; events that happen meanwhile wait. The journal has the events as well
+    /// (`journalctl -t ublk-dm UBLK_DM_EVENT=invalid`).
+    ///
+    ///     ublk-dm monitor
+    ///     ublk-dm monitor --json --past
+    ///     ublk-dm monitor --exec /usr/local/sbin/tell-me
+    #[command(verbatim_doc_comment)]
+    Monitor(Monitor),
     /// Print device-mapper status lines
     Status {
         /// Name, ublk id or /dev/ublkbN; all if none is given

@@ -17,6 +17,7 @@ mod list;
 mod merge;
 mod message;
 mod metrics;
+mod monitor;
 mod notable;
 mod order;
 mod pages;
@@ -65,6 +66,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Del { devices, all, force } => del(&devices, all, force)?,
         Verb::List(flags) => list::list(&flags)?,
         Verb::Metrics(flags) => metrics::metrics(&flags)?,
+        Verb::Monitor(asked) => monitor::monitor(&asked)?,
         Verb::Up(asked) => up::up(&asked.names, asked.all)?,
         Verb::Down(asked) => down::down(&asked.names, asked.all)?,
         Verb::Save(asked) => save::save(&asked.names, asked.stdout)?,

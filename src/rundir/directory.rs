@@ -26,6 +26,11 @@ use crate::storage::DiskId;
 /// Path of the run directory unless [`VARIABLE`] is set.
 const DEFAULT: &str = "/run/ublk-dm";
 
+/// Extension of a file of events, which is beside the log of its server.
+pub const EVENTS: &str = "events";
+/// What is appended to the name of a log or a file of events that has become too long.
+pub const OLDER: &str = ".1";
+
 /// Environment variable that names another run directory.
 pub const VARIABLE: &str = "UBLK_DM_RUN_DIR";
 
@@ -176,7 +181,13 @@ impl RunDir {
 
     /// Path of a server's log, which outlives the server.
     pub fn log_path(&self, key: &str) -> PathBuf {
-        self.path.join("log").join(format!("{key}.log"))
+        self.log_dir().join(format!("{key}.log"))
+    }
+
+    /// The directory of the servers' logs, and of the events of their devices beside them
+    /// ([`EVENTS`]).
+    pub fn log_dir(&self) -> PathBuf {
+        self.path.join("log")
     }
 
     /// Removes the socket of a server that could not take over, and leaves its predecessor's other

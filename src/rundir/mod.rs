@@ -23,7 +23,7 @@ mod written;
 pub use claims::devices_among;
 pub use claims::{all_among, is_made_of, needs};
 pub use departed::Unmerged;
-pub use directory::{RunDir, VARIABLE, family_key};
+pub use directory::{EVENTS, OLDER, RunDir, VARIABLE, family_key};
 pub use lock::FamilyLock;
 pub use reserved::Reserved;
 pub use server::Server;

@@ -3,13 +3,16 @@
 //!
 //! A line goes to a file below the run directory ([`file`]), which stays when the device is gone;
 //! to the journal, or to syslog if there is no journal ([`system`]); and in the foreground to
-//! stderr, with an `<N>` prefix if stderr is the journal, which then gets no second copy.
+//! stderr, with an `<N>` prefix if stderr is the journal, which then gets no second copy. An event
+//! of a device has fields: it goes to the journal with them, whatever stderr is, and to a file of
+//! events ([`events`]).
 //!
 //! Rules kept here: logging never blocks the thread that logs. Lines go through a queue of
 //! [`MAX_QUEUED`] to a thread that writes them; lines that find the queue full are dropped, and
 //! their number is logged. The end of the process waits for queued lines, but no longer than
 //! [`FLUSH_LIMIT`].
 
+mod events;
 mod file;
 mod system;
 
@@ -24,10 +27,13 @@ use env_logger::Logger;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use systemd_journal_logger::connected_to_journal;
 
+use events::fields_of;
 use file::LogFile;
-use system::SystemLog;
+use system::{Fields, SystemLog};
 
 pub use file::open as open_file;
+
+use crate::rundir::EVENTS;
 
 /// Most lines in the queue: one second of a busy server, and little memory.
 const MAX_QUEUED: usize = 1024;
@@ -93,6 +99,8 @@ struct Line {
     level: Level,
     target: String,
     message: String,
+    /// Those of an event; none for other lines.
+    fields: Fields,
 }
 
 enum Job {
@@ -149,6 +157,7 @@ impl Log for Queue {
             level: record.level(),
             target: record.target().to_owned(),
             message: record.args().to_string(),
+            fields: fields_of(record),
         };
         if self.jobs.try_send(Job::Write(line)).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
@@ -179,7 +188,12 @@ type Stderr = (Form, LevelFilter);
 /// The destinations of the logging thread.
 struct Sinks {
     file: Option<LogFile>,
+    /// Where events go; the file is opened with the first.
+    events: PathBuf,
+    event_file: Option<LogFile>,
     system: Option<SystemLog>,
+    /// stderr is the journal: it gets only events by another way.
+    in_journal: bool,
     stderr: Option<Stderr>,
 }
 
@@ -192,8 +206,9 @@ impl Sinks {
             true => Some((with_time as Form, command)),
         };
         let in_journal = foreground && connected_to_journal();
-        let system = if in_journal { None } else { SystemLog::open(&key) };
-        let mut sinks = Sinks { file: None, system, stderr };
+        let system = SystemLog::open(&key);
+        let events = file.with_extension(EVENTS);
+        let mut sinks = Sinks { file: None, events, event_file: None, system, in_journal, stderr };
         match LogFile::open(file, !foreground) {
             Ok(file) => sinks.file = Some(file),
             Err(error) => sinks.write(&own_line(Level::Warn, format!("no log file: {error}"))),
@@ -223,17 +238,36 @@ impl Sinks {
         if let Some(file) = &mut self.file {
             drop(file.write(&with_time(line)));
         }
-        if let Some(system) = &self.system {
-            system.write(line.level, &line.target, &line.message);
+        let is_event = !line.fields.is_empty();
+        let has_system = self.system.is_some();
+        if let Some(system) = self.system.as_ref().filter(|_| is_event || !self.in_journal) {
+            system.write(line.level, &line.target, &line.message, &line.fields);
         }
-        if let Some((form, _)) = self.stderr.filter(|(_, level)| line.level <= *level) {
+        let is_told = self.in_journal && is_event && has_system;
+        let stderr = self.stderr.filter(|(_, level)| !is_told && line.level <= *level);
+        if let Some((form, _)) = stderr {
             drop(writeln!(io::stderr(), "{}", form(line)));
+        }
+        if is_event {
+            self.write_event(line);
+        }
+    }
+
+    /// Writes an event to its file. If there is no room for it, the log has it.
+    fn write_event(&mut self, line: &Line) {
+        if self.event_file.is_none() {
+            self.event_file = LogFile::open(self.events.clone(), false).ok();
+        }
+        if let Some(file) = &mut self.event_file {
+            let event = events::line_of(line.at, line.level, &line.fields, &line.message);
+            drop(file.write(&event));
         }
     }
 }
 
 fn own_line(level: Level, message: String) -> Line {
-    Line { at: SystemTime::now(), level, target: module_path!().to_owned(), message }
+    let target = module_path!().to_owned();
+    Line { at: SystemTime::now(), level, target, message, fields: Fields::new() }
 }
 
 /// The format for terminals and files.
@@ -256,6 +290,7 @@ mod tests {
             level,
             target: "t".into(),
             message: "m: x".into(),
+            fields: Fields::new(),
         }
     }
 
@@ -286,7 +321,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("log/k.log");
         let log_file = LogFile::open(file.clone(), false).expect("a file");
-        let sinks = Sinks { file: Some(log_file), system: None, stderr: None };
+        let sinks = Sinks {
+            file: Some(log_file),
+            events: file.with_extension(EVENTS),
+            event_file: None,
+            system: None,
+            in_journal: false,
+            stderr: None,
+        };
         drop(log);
         sinks.write_all(&queue);
         let text = std::fs::read_to_string(file).expect("text");

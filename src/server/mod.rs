@@ -6,6 +6,7 @@ mod compare;
 mod control;
 mod cow_journal;
 pub mod environment;
+mod events;
 pub mod facts;
 pub mod health;
 mod listener;

@@ -15,6 +15,7 @@ use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceRef, Reply};
+use crate::server::events::tell;
 
 /// The result of deleting a device.
 #[derive(Default)]
@@ -73,6 +74,9 @@ impl<M: Machine> Administrator<M> {
         };
         let deleted = if ours { self.machine.delete(id) } else { Ok(()) };
         let lost = closed.err().filter(|_| !mutant::is(Mutant::LastCommitIgnored));
+        if let (Some(why), Some(entry)) = (&lost, self.devices.get(&id)) {
+            tell(log::Level::Error, "commit-failed", &entry.name, &[], why);
+        }
         let (stale, unkept) = match self.keep_legs(id) {
             Ok(stale) => (stale, None),
             Err(why) => (None, Some(why.but(format!("/dev/ublkb{id}: deleted")))),

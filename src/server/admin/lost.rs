@@ -13,6 +13,7 @@ use super::machine::Machine;
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::protocol::Problem;
+use crate::server::events::tell;
 
 impl<M: Machine> Administrator<M> {
     /// Called when all tags of a device have ended. Unless the server itself ended them, the device
@@ -27,10 +28,11 @@ impl<M: Machine> Administrator<M> {
         };
         let first = self.kept.insert(id);
         if first {
-            log::error!(
-                "{name}: another program has stopped or deleted /dev/ublkb{id}: its server \
-                 releases the device and its disks"
+            let why = format!(
+                "another program has stopped or deleted /dev/ublkb{id}: its server releases the \
+                 device and its disks"
             );
+            tell(log::Level::Error, "ended", &name, &[], why);
         }
         match self.take_down(id, cookie, true) {
             Ok(End { lost, wrong, note, .. }) => {

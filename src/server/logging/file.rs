@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use rustix::stdio::dup2_stderr;
 
 use crate::failure::Failure;
+use crate::rundir::{EVENTS, OLDER};
 
 /// A longer file is renamed, replacing the previous one.
 const MAX_BYTES: u64 = 256 * 1024;
@@ -31,7 +32,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     let in_path = |error: io::Error| io::Error::from(Failure::at(path, error));
     if let Some(dir) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(in_path)?;
-        if !path.exists() {
+        if is_log(path) && !path.exists() {
             remove_oldest(dir, MAX_SERVERS - 1);
         }
     }
@@ -41,7 +42,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// Removes all but the `keep` logs that were written last.
 fn remove_oldest(dir: &Path, keep: usize) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let logs = entries.filter(|path| path.extension().is_some_and(|end| end == "log"));
+    let logs = entries.filter(|path| is_log(path));
     let written = |path: &PathBuf| {
         fs::metadata(path).and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
     };
@@ -50,13 +51,22 @@ fn remove_oldest(dir: &Path, keep: usize) {
     let too_many = logs.len().saturating_sub(keep);
     for (_, path) in logs.into_iter().take(too_many) {
         // Another server may have removed it already.
-        drop(fs::remove_file(older(&path)));
-        drop(fs::remove_file(path));
+        let events = path.with_extension(EVENTS);
+        for path in [older(&path), path, older(&events), events] {
+            drop(fs::remove_file(path));
+        }
     }
 }
 
+fn is_log(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "log")
+}
+
+/// The previous file. Its name is that of the file with a number appended.
 fn older(path: &Path) -> PathBuf {
-    path.with_extension("log.1")
+    let mut name = path.as_os_str().to_owned();
+    name.push(OLDER);
+    name.into()
 }
 
 impl LogFile {
@@ -119,9 +129,11 @@ mod tests {
             let file = open(&path(n)).expect("a log");
             let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 + n as u64);
             file.set_modified(at).expect("a time");
+            let events = path(n).with_extension(EVENTS);
+            drop(LogFile::open(events, false).expect("a file of events"));
         }
         let kept = fs::read_dir(dir.path().join("log")).expect("a directory").count();
-        assert_eq!(kept, MAX_SERVERS);
+        assert_eq!(kept, 2 * MAX_SERVERS, "with its log the events of a server go");
         assert!(!path(0).exists() && path(MAX_SERVERS + 9).exists());
     }
 }

@@ -13,6 +13,9 @@ const DEV_LOG: &str = "/dev/log";
 /// The syslog facility "daemon".
 const FACILITY: u8 = 3;
 
+/// The fields of a line, by their names.
+pub(super) type Fields = Vec<(String, String)>;
+
 /// A connection to the machine's log.
 pub(super) enum SystemLog {
     /// The journal's own protocol.
@@ -36,14 +39,19 @@ impl SystemLog {
     }
 
     /// Writes a line. Errors are ignored: the log file has the line.
-    pub(super) fn write(&self, level: Level, target: &str, message: &str) {
+    pub(super) fn write(&self, level: Level, target: &str, message: &str, fields: &Fields) {
         match self {
             SystemLog::Journal { journal, key } => {
                 let prefixed = format!("{key}: {message}");
+                let fields: Vec<(String, &str)> = fields
+                    .iter()
+                    .map(|(name, value)| (format!("UBLK_DM_{name}"), value.as_str()))
+                    .collect();
                 let sent = journal.journal_send(
                     &Record::builder()
                         .level(level)
                         .target(target)
+                        .key_values(&fields)
                         .args(format_args!("{prefixed}"))
                         .build(),
                 );

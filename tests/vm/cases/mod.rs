@@ -53,6 +53,7 @@ mod mirror_shapes;
 mod mirror_slow;
 mod mirror_unreadable;
 mod mirror_watch;
+mod monitor;
 mod moves;
 mod notable;
 mod powercut;
@@ -111,6 +112,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     lines::cases,
     reopened::cases,
     resize::cases,
+    monitor::cases,
     moves::cases,
     handover::cases,
     hangs::cases,

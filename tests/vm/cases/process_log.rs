@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::Case;
-use crate::cases::process::{disks, heard, pid_of};
+use crate::cases::process::{heard, pid_of};
 use crate::disk::{Buf, Disk, MIB, slice};
 use crate::server;
 use crate::sh::{binary, sh, ublk_dm};
@@ -24,15 +24,32 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// A message in the journal's protocol is a list of `NAME=value`, if each value is one line.
 fn journal() {
-    let (o, c) = disks();
     fs::create_dir_all("/run/systemd/journal").expect("tmpfs");
     fs::remove_file(JOURNAL).ok();
     let journal = UnixDatagram::bind(JOURNAL).expect("no journal in the VM");
-    server::add(&format!("snapshot --origin {o} --cow {c} --name s"));
+    let (o, c) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 160));
+    let dev = server::add(&format!("snapshot --origin {o} --cow {c} --name s"));
     let lines = heard(&journal, "line about a live device", |line| line.contains("s: /dev/ublkb"));
     let live = lines.last().expect("a line");
     for field in ["PRIORITY=5", "SYSLOG_IDENTIFIER=ublk-dm", "UBLK_DM_SERVER="] {
         assert!(live.lines().any(|line| line.starts_with(field)), "no {field} in {live:?}");
+    }
+    // An event has fields of its own.
+    let view = Disk::open(&dev);
+    (0..3).for_each(|chunk| view.write(chunk * 32, &Buf::new(8)));
+    view.flush().expect("recorded");
+    drop(view);
+    // Such a field is its name, its length in eight bytes, and its value.
+    let field = |name: &str, value: &str| {
+        let len = String::from_utf8_lossy(&(value.len() as u64).to_le_bytes()).into_owned();
+        format!("{name}\n{len}{value}\n")
+    };
+    let filling = field("UBLK_DM_EVENT", "filling");
+    let lines = heard(&journal, "an event", |line| line.contains(&filling));
+    let event = lines.last().expect("a line");
+    let (device, percent) = (field("UBLK_DM_DEVICE", "s"), field("UBLK_DM_PERCENT", "95"));
+    for part in ["PRIORITY=4", &device, &percent, "UBLK_DM_SERVER="] {
+        assert!(event.contains(part), "no {part} in {event:?}");
     }
     server::del("s");
     heard(&journal, "line about the end", |line| line.contains("s: deleted"));

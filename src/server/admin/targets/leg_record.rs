@@ -4,9 +4,11 @@ use std::cell::Cell;
 
 use dm_targets::mirror::Event;
 use dm_targets::mirror::leg_state::LegState;
+use log::Level;
 
 use crate::server::admin::machine::Records;
 use crate::server::admin::mutant::{self, Mutant};
+use crate::server::events::tell;
 
 /// Logs a mirror's events, and records the state of its legs.
 pub(super) struct LegRecorder<R> {
@@ -24,9 +26,19 @@ impl<R: Records> LegRecorder<R> {
 
     /// Logs an event.
     pub fn log(&self, event: &Event) {
+        let (level, word) = match event {
+            Event::InSync => (Level::Info, "recovered"),
+            Event::LegFailed { .. } => (Level::Warn, "leg-failed"),
+            Event::LogFailed(_) => (Level::Warn, "log-failed"),
+            Event::LogUnused => (Level::Warn, "log-unused"),
+            Event::WritesHeld => (Level::Warn, "writes-held"),
+        };
         match event {
-            Event::InSync => log::info!("{}: {event}", self.label),
-            _ => log::warn!("{}: {event}", self.label),
+            Event::LegFailed { leg, disk, .. } => {
+                let leg = leg.to_string();
+                tell(level, word, &self.label, &[("leg", &leg), ("disk", disk)], event);
+            }
+            _ => tell(level, word, &self.label, &[], event),
         }
     }
 

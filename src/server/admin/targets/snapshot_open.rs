@@ -18,6 +18,7 @@ use super::merge::{self, OpenMerge, is_invalid};
 use crate::failure::Reason;
 use crate::protocol::MergeOptions;
 use crate::server::admin::machine::Thread;
+use crate::server::events::tell;
 use crate::storage::DiskId;
 
 /// An origin was opened, but no target keeps it open.
@@ -159,11 +160,29 @@ fn listener(
     merged: Box<dyn Fn() + Send>,
 ) -> impl Fn(Event) + 'static {
     move |event| {
-        log::log!(priority(&event), "{label}: {event}");
+        let percent = match event {
+            Event::Filling(percent) => percent.to_string(),
+            _ => String::new(),
+        };
+        let fields = [("percent", percent.as_str())];
+        let fields = if percent.is_empty() { &[][..] } else { &fields[..] };
+        tell(priority(&event), word(&event), &label, fields, &event);
         events.notify();
         if matches!(event, Event::Merged) {
             merged();
         }
+    }
+}
+
+/// The word of an event, which stays.
+fn word(event: &Event) -> &'static str {
+    match event {
+        Event::Invalidated(_) => "invalid",
+        Event::MarkFailed(..) => "mark-failed",
+        Event::Overflowed => "overflow",
+        Event::Filling(_) => "filling",
+        Event::Merged => "merged",
+        Event::MergeFailed(_) => "merge-failed",
     }
 }
 
