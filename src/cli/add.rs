@@ -13,7 +13,7 @@ use super::disk_word::Disks;
 use super::family::{self, Locked, Wanted};
 use super::gone::{self, exists};
 use super::interrupt::{Interrupt, take_back};
-use super::keep::{self, Signals, Watch};
+use super::keep::{self, AtEnd, Signals, Watch};
 use super::table;
 use super::takeover;
 use super::terminal::print;
@@ -216,7 +216,7 @@ fn ask_living(
     let Some(interrupt) = interrupt else {
         let (signals, watch) = (Signals::catch()?, Watch::begin(rundir, key)?);
         let device = ask_to_add(rundir, key, server, asked, &Interrupt::catch()?)?;
-        return keep::keep(rundir, key, device, (&signals, watch), lock);
+        return keep::keep(rundir, key, device, (&signals, watch), AtEnd::Deleted, lock);
     };
     ask_to_add(rundir, key, server, asked, &interrupt)?;
     Ok(ExitCode::SUCCESS)
@@ -237,7 +237,21 @@ fn keep_own(
     let path = format!("{}{}", device::BLOCK_PATH, own.id);
     log::info!("{path} already exists");
     print(&path)?;
-    keep::keep(rundir, key, own.device(), (&signals, watch), lock)
+    keep::keep(rundir, key, own.device(), (&signals, watch), AtEnd::Deleted, lock)
+}
+
+/// Keeps a device that `up` has brought up, or found.
+pub(super) fn keep_brought_up(
+    rundir: &RunDir,
+    key: &str,
+    server: UnixStream,
+    device: &DeviceState,
+    signals: &Signals,
+    lock: FamilyLock,
+) -> Result<ExitCode, Failure> {
+    let watch = Watch::begin(rundir, key)?;
+    takeover::by_server(server, device)?;
+    keep::keep(rundir, key, device.device(), (signals, watch), AtEnd::DeletedInPeace, lock)
 }
 
 /// Takes over the family of a device that an earlier run of this command made, and serves it in

@@ -21,7 +21,7 @@ pub use disks::OnDisks;
 pub use machine::{Doctor, Machine};
 pub use merge::Merge;
 pub use monitor::Monitor;
-pub use tab::{Down, Save, Up};
+pub use tab::{Tab, Up};
 
 /// What a size is, wherever one is given.
 const UNITS: &str = "SIZE, BYTES, OFFSET, START and LEN are in bytes, or with a unit: KiB, MiB, \
@@ -294,22 +294,8 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Bring up devices of the tab file, in the right order, and print their paths
-    ///
-    /// A device comes after those that it stands on, and the device of an origin after the
-    /// snapshots of that. Disks that are not there are waited for. A device that is up already is
-    /// left alone, and one whose server has died gets a new one (as by `recover`).
-    #[command(after_help = tab::FORMAT)]
-    Up(Up),
-    /// Delete devices of the tab file, as `del` does; those that are not up are done
-    Down(Down),
-    /// Write what runs now to the tab file, for `up` after the next start of the machine
-    ///
-    /// The line of a device is replaced or added; its options, all other lines and the comments
-    /// stay as they are. Disks are named by links in /dev/disk/by-id where there are any, or as the
-    /// device was made with.
-    #[command(after_help = tab::FORMAT)]
-    Save(Save),
+    #[command(flatten)]
+    Tab(Tab),
     #[command(flatten)]
     OnDisks(OnDisks),
     /// List, use or discard acknowledged writes of dead servers whose COW was not found

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, retry_on_intr};
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
 use rustix::net::sockopt::socket_peercred;
@@ -21,6 +21,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustix::process::{PidfdFlags, pidfd_open};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 
+use super::spared;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{FamilyLock, RunDir};
@@ -72,11 +73,26 @@ impl Watch {
     }
 }
 
+/// What a signal that ends the command does to the device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AtEnd {
+    /// It is deleted, as by `del`.
+    Deleted,
+    /// It is deleted unless that loses a snapshot ([`spared`]), and its server has ended before the
+    /// command does if it was the last one: the disks below may end next.
+    DeletedInPeace,
+}
+
+/// How long the end of a server without devices is waited for.
+const END_LIMIT: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
+
 /// The device that this command keeps.
 struct WatchedDevice<'a> {
     path: &'a str,
     device: DeviceRef,
     control: Control,
+    rundir: &'a RunDir,
+    at_end: AtEnd,
 }
 
 /// Watches over a device until it is deleted. A signal that ends a process deletes the device; if
@@ -90,11 +106,12 @@ pub(super) fn keep(
     key: &str,
     device: DeviceRef,
     (signals, watch): (&Signals, Watch),
+    at_end: AtEnd,
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
     let path = &format!("{}{}", device::BLOCK_PATH, device.id);
     let Watch { control, mut server, devices } = watch;
-    let mut kept = WatchedDevice { path, device, control };
+    let mut kept = WatchedDevice { path, device, control, rundir, at_end };
     let socket = rundir.socket(key);
     drop(lock);
     manager::ready("the device answers; another process serves it");
@@ -112,6 +129,7 @@ pub(super) fn keep(
             drain(&signals.0)?;
             manager::stopping();
             kept.delete(&socket)?;
+            wait_for_end(&server, rundir, key, at_end)?;
         } else if died && !kept.is_gone()? {
             let hint = format!("run `ublk-dm recover {path}`");
             server = kept
@@ -121,6 +139,24 @@ pub(super) fn keep(
     }
     manager::stopping();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for the end of a server that has no device any more.
+fn wait_for_end(
+    server: &OwnedFd,
+    rundir: &RunDir,
+    key: &str,
+    at_end: AtEnd,
+) -> Result<(), Failure> {
+    let has_devices = rundir.state(key)?.is_some_and(|state| !state.devices.is_empty());
+    if at_end == AtEnd::Deleted || has_devices {
+        return Ok(());
+    }
+    let mut fds = [PollFd::new(server, PollFlags::IN)];
+    if retry_on_intr(|| poll(&mut fds, Some(&END_LIMIT))).map_err(io::Error::from)? == 0 {
+        log::warn!("{key}: its server has no device and has not ended");
+    }
+    Ok(())
 }
 
 impl WatchedDevice<'_> {
@@ -152,6 +188,9 @@ impl WatchedDevice<'_> {
         let command = Command::Del { devices: vec![self.device], force: false };
         let stays =
             |why: Failure| why.context(format!("{path}: not deleted, it stays with its server"));
+        if self.at_end == AtEnd::DeletedInPeace {
+            spared::refuse_loss(self.rundir, self.device).map_err(stays)?;
+        }
         match protocol::connect(socket).and_then(|server| protocol::ask(server, &command)) {
             Ok(Reply::Deleted) => Ok(()),
             Ok(Reply::DeletedNoted { notes }) => {

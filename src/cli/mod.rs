@@ -25,8 +25,10 @@ mod reap;
 mod recover;
 mod remove;
 mod save;
+mod service;
 mod show;
 mod side_by_side;
+mod spared;
 mod table;
 mod takeover;
 pub mod terminal;
@@ -67,9 +69,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::List(flags) => list::list(&flags)?,
         Verb::Metrics(flags) => metrics::metrics(&flags)?,
         Verb::Monitor(asked) => monitor::monitor(&asked)?,
-        Verb::Up(asked) => up::up(&asked.names, asked.all)?,
-        Verb::Down(asked) => down::down(&asked.names, asked.all)?,
-        Verb::Save(asked) => save::save(&asked.names, asked.stdout)?,
+        Verb::Tab(verb) => return of_tab(&verb),
         Verb::Status { devices, json } => show::status(&devices, json)?,
         Verb::Table { devices, inactive: false } => show::lines(&devices, |one| one.table.clone())?,
         Verb::Table { devices, inactive: true } => show::inactive(&devices)?,
@@ -121,6 +121,17 @@ fn on_disks(what: OnDisks) -> Result<ExitCode, Failure> {
             offline(offline::dump, &path, origin.as_deref(), json)
         }
     }
+}
+
+/// The verbs of the tab file.
+fn of_tab(verb: &cli::Tab) -> Result<ExitCode, Failure> {
+    match verb {
+        cli::Tab::Up(asked) if asked.foreground => return service::in_foreground(asked),
+        cli::Tab::Up(asked) => up::up(asked)?,
+        cli::Tab::Down(asked) => down::down(&asked.names, asked.all)?,
+        cli::Tab::Save(asked) => save::save(&asked.names, asked.stdout)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {

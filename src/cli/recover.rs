@@ -15,7 +15,7 @@ use super::client::{Family, Known, must_answer, open_rundir};
 use super::disk_word::Disks;
 use super::ending;
 use super::gone;
-use super::keep::{self, Signals, Watch};
+use super::keep::{self, AtEnd, Signals, Watch};
 use super::order::{self, Part};
 use super::side_by_side;
 use super::table::place_of;
@@ -115,7 +115,7 @@ fn keep_left_out(
 ) -> Result<ExitCode, Failure> {
     let (signals, watch) = (Signals::catch()?, Watch::begin(rundir, key)?);
     takeover::by_server(server, left_out)?;
-    keep::keep(rundir, key, left_out.device(), (&signals, watch), lock)
+    keep::keep(rundir, key, left_out.device(), (&signals, watch), AtEnd::Deleted, lock)
 }
 
 /// The device with `source` as the leg that is right: a leg that was named when the mirror was

@@ -45,29 +45,51 @@ enum State {
 
 /// All that bringing up one of the devices needs.
 struct Work<'a> {
+    rundir: &'a RunDir,
     tab: &'a Tab,
     plan: &'a Plan<'a>,
     running: &'a Running,
     states: Mutex<Vec<State>>,
     /// The numbers of devices whose lines leave them open.
     numbers: BTreeMap<String, u32>,
+    timeout: Option<Duration>,
     interrupt: &'a Interrupt,
 }
 
-pub(super) fn up(names: &[String], all: bool) -> Result<(), Failure> {
-    unnamed::refuse_listed("up", names, all)?;
-    bring_up(names, all, true)
+/// What is to be brought up.
+pub(super) struct Asked<'a> {
+    names: &'a [String],
+    all: bool,
+    /// How long disks are waited for, instead of what the lines say.
+    timeout: Option<Duration>,
+    /// Whether the paths of the devices are printed.
+    prints: bool,
+}
+
+impl Asked<'_> {
+    pub fn of(asked: &args::Up) -> Asked<'_> {
+        let timeout = asked.timeout.map(Duration::from_secs);
+        Asked { names: &asked.names, all: asked.all, timeout, prints: true }
+    }
+}
+
+pub(super) fn up(asked: &args::Up) -> Result<(), Failure> {
+    unnamed::refuse_listed("up", &asked.names, asked.all)?;
+    verdict(brought_up(&open_rundir()?, &Asked::of(asked))?)
 }
 
 /// Brings up one device and what it needs, and prints nothing on stdout.
 pub(super) fn up_quietly(name: &str) -> Result<(), Failure> {
-    bring_up(&[name.to_owned()], false, false)
+    let names = &[name.to_owned()];
+    let asked = Asked { names, all: false, timeout: None, prints: false };
+    verdict(brought_up(&open_rundir()?, &asked)?)
 }
 
-fn bring_up(names: &[String], all: bool, prints: bool) -> Result<(), Failure> {
-    let rundir = open_rundir()?;
+/// Brings devices up, and prints the paths of those that are. Returns what could not be done.
+pub(super) fn brought_up(rundir: &RunDir, asked: &Asked<'_>) -> Result<Vec<Reason>, Failure> {
+    let &Asked { names, all, timeout, prints } = asked;
     let tab = files::read()?;
-    let mut running = Running::of(&rundir)?;
+    let mut running = Running::of(rundir)?;
     let disk = |word: &str| running.disk(word);
     let (plan, mut problems) = Plan::of(&tab, names, all, &disk);
     if all {
@@ -76,11 +98,11 @@ fn bring_up(names: &[String], all: bool, prints: bool) -> Result<(), Failure> {
     plan.entries.iter().for_each(|entry| warn_of_unknown(entry));
     // Caught before anything exists that could be left behind.
     let interrupt = Interrupt::catch()?;
-    let unserved = recover(&rundir, &plan, &mut running)?;
+    let unserved = recover(rundir, &plan, &mut running)?;
     let states = Mutex::new(vec![State::NotYet; plan.entries.len()]);
     let numbers = numbers(&tab, &plan, &running)?;
     let (plan, running, interrupt) = (&plan, &running, &interrupt);
-    let work = Work { tab: &tab, plan, running, states, numbers, interrupt };
+    let work = Work { rundir, tab: &tab, plan, running, states, numbers, timeout, interrupt };
     if plan.entries.iter().any(|entry| running.device(&entry.name).is_none()) {
         add::warn_of_kernel();
     }
@@ -100,9 +122,9 @@ fn bring_up(names: &[String], all: bool, prints: bool) -> Result<(), Failure> {
         if are_needed { problems.push(why) } else { log::warn!("{why}") }
     }
     if prints {
-        problems.extend(print_paths(&rundir, plan).err());
+        problems.extend(print_paths(rundir, plan).err());
     }
-    verdict(problems)
+    Ok(problems)
 }
 
 /// The numbers for devices that get one now: none that another line has.
@@ -224,13 +246,28 @@ impl Work<'_> {
             common.id = common.id.or_else(|| self.numbers.get(&entry.name).copied());
             add::add_one_of_several(spec, &common, self.interrupt)
         });
-        made.map_err(|why| match waited {
-            Some(disk) => why.ending(format!(
-                "; {disk} was waited for, for {} s",
-                entry.options.timeout().as_secs()
-            )),
+        let Err(why) = made else { return Ok(()) };
+        if !self.interrupt.is_told() && self.is_made_by_another(entry) {
+            return Ok(());
+        }
+        let limit_s = self.timeout_of(entry).as_secs();
+        Err(match waited.filter(|_| limit_s > 0) {
+            Some(disk) => why.ending(format!("; {disk} was waited for, for {limit_s} s")),
             None => why,
         })
+    }
+
+    /// Whether another command has made the device meanwhile.
+    fn is_made_by_another(&self, entry: &Entry) -> bool {
+        let Ok(now) = Running::of(self.rundir) else { return false };
+        now.device(&entry.name).is_some_and(|device| {
+            let is_served = !now.waits(&entry.name) && must_answer(device).is_ok();
+            is_served && now.has_table_of(device, entry)
+        })
+    }
+
+    fn timeout_of(&self, entry: &Entry) -> Duration {
+        self.timeout.unwrap_or_else(|| entry.options.timeout())
     }
 
     /// Waits until the disks of a device are there, or the time for that is over. Returns one that
@@ -245,7 +282,7 @@ impl Work<'_> {
         let mut is_said = false;
         loop {
             let missing = words.iter().find(is_missing)?;
-            if begun.elapsed() >= entry.options.timeout() || self.interrupt.is_told() {
+            if begun.elapsed() >= self.timeout_of(entry) || self.interrupt.is_told() {
                 return Some(missing.clone());
             }
             if !is_said {

@@ -76,6 +76,26 @@ fn a_verb_without_a_name_is_wrong_usage() {
 }
 
 #[test]
+fn a_service_is_that_of_one_device() {
+    let tab = Tab::of("a \"0 8 zero\"\nb \"0 8 zero\"\n");
+    for words in [&["up", "--foreground"][..], &["up", "--foreground", "a", "b"]] {
+        let why = tab.refused(words, 2);
+        assert_eq!(why, "ublk-dm: up --foreground: name one device of the tab file\n");
+    }
+    let why = tab.refused(&["up", "--foreground", "--all"], 2);
+    assert!(why.contains("--foreground") && why.contains("--all"), "{why}");
+    for timeout in ["soon", "", "86401"] {
+        let why = tab.refused(&["up", "--timeout", timeout, "a"], 2);
+        assert!(why.contains("--timeout"), "{why}");
+    }
+    if !is_root() {
+        return;
+    }
+    let why = tab.refused(&["up", "--foreground", "c"], 1);
+    assert!(why.contains("c: not in "), "{why}");
+}
+
+#[test]
 fn each_wrong_line_has_its_place_and_reason() {
     if !is_root() {
         return;

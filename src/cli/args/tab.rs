@@ -1,9 +1,9 @@
-//! The flags of `up`, `down` and `save`, and what their help says of the tab file.
+//! The verbs of the tab file with their flags, and what their help says of the file.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 /// What a tab file looks like.
-pub(super) const FORMAT: &str = "\
+const FORMAT: &str = "\
 /etc/ublk-dm.tab, and the files *.tab in /etc/ublk-dm.tab.d, have one device on each line:
 
     # NAME  \"TABLE LINE\" [\"TABLE LINE\"...]  [OPTIONS]
@@ -16,6 +16,34 @@ id=N, read-only, force, shared, source=DEV, beside=DEV, no-recovery, on-server-d
 queues=N, depth=N, no-zero-copy. Unknown ones are ignored, with a warning; those that begin \
 with x- silently. UBLK_DM_TAB names another file (and directory, with .d).";
 
+/// The longest time that disks are waited for: a day.
+const MAX_TIMEOUT_S: u64 = 24 * 60 * 60;
+
+#[derive(Subcommand)]
+pub enum Tab {
+    /// Bring up devices of the tab file, in the right order, and print their paths
+    ///
+    /// A device comes after those that it stands on, and the device of an origin after the
+    /// snapshots of that. Disks that are not there are waited for. A device that is up already is
+    /// left alone, and one whose server has died gets a new one (as by `recover`).
+    ///
+    /// With --foreground the command stays, for service managers, until the device is deleted. It
+    /// fails if the device's server dies; the next start recovers the device then. SIGTERM deletes
+    /// the device, unless it is in use, or a snapshot that its origin would be written without: the
+    /// device then stays with its server, and the command fails.
+    #[command(after_help = FORMAT)]
+    Up(Up),
+    /// Delete devices of the tab file, as `del` does; those that are not up are done
+    Down(Down),
+    /// Write what runs now to the tab file, for `up` after the next start of the machine
+    ///
+    /// The line of a device is replaced or added; its options, all other lines and the comments
+    /// stay as they are. Disks are named by links in /dev/disk/by-id where there are any, or as the
+    /// device was made with.
+    #[command(after_help = FORMAT)]
+    Save(Save),
+}
+
 #[derive(Args)]
 pub struct Up {
     /// Names of devices of the tab file; what they stand on is brought up as well, and the
@@ -25,6 +53,13 @@ pub struct Up {
     /// All devices of the tab file but those with `noauto`
     #[arg(long)]
     pub all: bool,
+    /// How long disks that are not there are waited for, whatever the lines say
+    #[arg(long, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(0..=MAX_TIMEOUT_S))]
+    pub timeout: Option<u64>,
+    /// Stay in the foreground and watch the one device that is named
+    #[arg(long, conflicts_with = "all")]
+    pub foreground: bool,
 }
 
 #[derive(Args)]

@@ -82,6 +82,7 @@ mod stacks;
 mod stands;
 mod suite;
 mod tab;
+mod tab_foreground;
 mod tables;
 mod unrecorded;
 mod upgrade;
@@ -108,6 +109,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     suite::cases,
     tables::cases,
     tab::cases,
+    tab_foreground::cases,
     linear::cases,
     lines::cases,
     reopened::cases,

@@ -106,6 +106,11 @@ pub struct Service {
 
 impl Service {
     pub fn start(name: &str, arguments: &str) -> Service {
+        Service::start_with(name, arguments, &[])
+    }
+
+    /// The same with more variables.
+    pub fn start_with(name: &str, arguments: &str, more: &[(&str, &str)]) -> Service {
         let path = format!("/tmp/notify-{name}");
         fs::remove_file(&path).ok();
         let manager = UnixDatagram::bind(&path).expect("a socket");
@@ -114,6 +119,7 @@ impl Service {
             .args(["-c", script, &binary()])
             .args(arguments.split_whitespace())
             .env("NOTIFY_SOCKET", &path)
+            .envs(more.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()

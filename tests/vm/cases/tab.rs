@@ -31,16 +31,16 @@ pub fn cases() -> Vec<Case> {
 const LEN: u64 = 8 * MIB;
 
 /// A tab file.
-struct Tab(String);
+pub struct Tab(pub String);
 
 impl Tab {
-    fn of(text: &str) -> Tab {
+    pub fn of(text: &str) -> Tab {
         let tab = Tab(format!("{}/x.tab", scratch("tab")));
         tab.write(text);
         tab
     }
 
-    fn write(&self, text: &str) {
+    pub fn write(&self, text: &str) {
         fs::write(&self.0, text).expect("a tab file");
     }
 
@@ -48,34 +48,34 @@ impl Tab {
         fs::read_to_string(&self.0).expect("a tab file")
     }
 
-    fn run(&self, line: &str) -> Out {
+    pub fn run(&self, line: &str) -> Out {
         let words = [format!("UBLK_DM_TAB={}", self.0), binary()];
         let words = words.iter().map(String::as_str).chain(line.split_whitespace());
         run_args("env", &words.collect::<Vec<_>>())
     }
 
     /// Runs `up`, which must be silent but for the names and paths, and returns those.
-    fn up(&self, words: &str) -> Vec<(String, String)> {
+    pub fn up(&self, words: &str) -> Vec<(String, String)> {
         let out = self.run(&format!("up {words}")).ok();
         let pair = |line: &str| line.split_once(": ").map(|(a, b)| (a.to_owned(), b.to_owned()));
         out.stdout.lines().map(|line| pair(line).expect("NAME: PATH")).collect()
     }
 
     /// Takes all down and forgets it, as the end of the machine does.
-    fn restart(&self) {
+    pub fn restart(&self) {
         self.run("down --all").ok();
         server::assert_nothing_left("down --all");
         drop(fs::remove_dir_all(server::run_dir()));
     }
 
-    fn begin(&self, line: &str) -> Child {
+    pub fn begin(&self, line: &str) -> Child {
         let mut command = Command::new(binary());
         command.env("UBLK_DM_TAB", &self.0).args(line.split_whitespace());
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
     }
 }
 
-fn path(name: &str) -> String {
+pub fn path(name: &str) -> String {
     server::device(name)["block_device"].as_str().expect("a path").to_owned()
 }
 
@@ -352,8 +352,7 @@ fn refused() {
     tab.restart();
     tab.write(&text);
     let mut both = [tab.begin("up --all"), tab.begin("up --all")];
-    both.iter_mut().for_each(|up| drop(up.wait()));
-    tab.run("up --all").ok();
+    both.iter_mut().for_each(|up| assert!(up.wait().expect("a child").success()));
     assert_eq!(server::list().len(), 2);
     tab.restart();
 }
