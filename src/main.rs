@@ -41,7 +41,7 @@ const WRONG_USAGE: u8 = 2;
 
 /// The error of a command line as one line: clap's message without the usage text after it.
 fn usage_line(error: &clap::Error) -> String {
-    let help = help_of(std::env::args_os().skip(1));
+    let help = help_of(cli::args::words(std::env::args_os()).into_iter().skip(1));
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return format!("a verb or an argument is missing; see `{help}`");
     }
@@ -88,7 +88,8 @@ fn main() -> ExitCode {
         let asked = silent::ask_all(disks, std::io::stdout());
         return asked.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
-    let cli = match cli::args::Cli::try_parse() {
+    let words = cli::args::words(std::env::args_os());
+    let cli = match cli::args::Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             complain(usage_line(&error));

@@ -21,7 +21,7 @@ pub use disks::OnDisks;
 pub use machine::{Doctor, Machine};
 pub use merge::Merge;
 pub use monitor::Monitor;
-pub use tab::{Tab, Up};
+pub use tab::{Tab, Up, words};
 
 /// What a size is, wherever one is given.
 const UNITS: &str = "SIZE, BYTES, OFFSET, START and LEN are in bytes, or with a unit: KiB, MiB, \

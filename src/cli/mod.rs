@@ -9,6 +9,7 @@ mod doctor;
 mod down;
 mod ending;
 mod family;
+mod generator;
 mod gone;
 mod interrupt;
 pub mod journal;
@@ -130,6 +131,7 @@ fn of_tab(verb: &cli::Tab) -> Result<ExitCode, Failure> {
         cli::Tab::Up(asked) => up::up(asked)?,
         cli::Tab::Down(asked) => down::down(&asked.names, asked.all)?,
         cli::Tab::Save(asked) => save::save(&asked.names, asked.stdout)?,
+        cli::Tab::SystemdGenerator(asked) => generator::generate(&asked.normal)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@
 //! may be missing (`nofail`, `noauto`); a line that cannot be used may be that of a snapshot; and a
 //! device that fails stops only those that need it.
 
-mod plan;
+pub(super) mod plan;
 mod running;
 
 use std::collections::{BTreeMap, BTreeSet};

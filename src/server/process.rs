@@ -8,7 +8,9 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Take, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command as Process, ExitCode, Stdio};
 use std::time::Duration;
@@ -32,6 +34,9 @@ const READY: &str = "ready";
 const STANDBY: &str = "--standby";
 /// Why a server has not started that was asked to end meanwhile.
 const INTERRUPTED: &str = "interrupted by a signal";
+/// How the first word of a process begins that the last signals of a shutdown spare, because the
+/// root file system may stand on its devices. The servers that it starts are spared as well.
+const SPARED: &[u8] = b"@";
 /// How long a start may take: the server opens the control device, which may load the driver, and
 /// sets up its ring.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -114,6 +119,9 @@ impl<'a> Started<'a> {
     ) -> Result<Started<'a>, Failure> {
         let log = logging::open_file(&rundir.log_path(key))?;
         command.args(["serve", key]).args(more);
+        if std::env::args_os().next().is_some_and(|first| first.as_bytes().starts_with(SPARED)) {
+            command.arg0("@ublk-dm");
+        }
         command.env(rundir::VARIABLE, rundir.path()).current_dir("/");
         for name in MANAGERS_VARIABLES {
             command.env_remove(name);

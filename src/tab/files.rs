@@ -32,6 +32,12 @@ pub fn path() -> Result<PathBuf, Failure> {
     }
 }
 
+/// The variable with its value, for another process that is to read the same files; `None`: it
+/// needs none.
+pub fn variable(tab: &Tab) -> Option<String> {
+    (tab.path != Path::new(DEFAULT)).then(|| format!("{VARIABLE}={}", tab.path.display()))
+}
+
 /// Reads all files. A file that does not exist has no lines; one that cannot be read is among what
 /// is wrong.
 ///

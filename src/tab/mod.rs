@@ -14,6 +14,7 @@ mod file;
 pub mod files;
 mod line;
 mod options;
+pub mod unit;
 mod words;
 
 pub use file::Tab;

@@ -1,7 +1,9 @@
 //! The tab file: what `up`, `down` and `save` say of it without ublk. Verbs that look for devices
 //! need root: without it these tests report that and end.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -93,6 +95,92 @@ fn a_service_is_that_of_one_device() {
     }
     let why = tab.refused(&["up", "--foreground", "c"], 1);
     assert!(why.contains("c: not in "), "{why}");
+}
+
+/// The files below a directory, with what stands in them or where a link leads.
+fn files_below(dir: &Path) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("a directory").flatten() {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if let Ok(to) = fs::read_link(&path) {
+            files.insert(name, to.display().to_string());
+        } else if path.is_dir() {
+            let inside = files_below(&path).into_iter();
+            files.extend(inside.map(|(file, text)| (format!("{name}/{file}"), text)));
+        } else {
+            files.insert(name, fs::read_to_string(path).expect("text"));
+        }
+    }
+    files
+}
+
+#[test]
+fn the_generator_writes_a_unit_for_each_device() {
+    let tab = Tab::of(
+        "o \"0 8 snapshot-origin /dev/null/x\" timeout=7\n\
+         s-1 \"0 8 snapshot /dev/null/x /dev/null/c P 8\" nofail\n\
+         n \"0 8 linear /dev/null/n 0\" _netdev\nz \"0 8 zero\" noauto\nw \"0 8 nonsense\"\n",
+    );
+    let units = TempDir::new().expect("a directory");
+    let at = units.path().join("normal");
+    let path = at.to_str().expect("text");
+    let said = tab.refused(&["systemd-generator", path, "/early", "/late"], 1);
+    assert!(said.contains(":5: w: target") && said.lines().count() == 1, "{said}");
+    let files = files_below(&at);
+    let names: Vec<&str> = files.keys().map(String::as_str).collect();
+    let has = [
+        "dev-null-c.device.d/60-ublk-dm.conf",
+        "dev-null-n.device.d/60-ublk-dm.conf",
+        "dev-null-x.device.d/60-ublk-dm.conf",
+        "local-fs.target.requires/ublk-dm@o.service",
+        "local-fs.target.wants/ublk-dm@s\\x2d1.service",
+        "remote-fs.target.requires/ublk-dm@n.service",
+        "ublk-dm@n.service",
+        "ublk-dm@o.service",
+        "ublk-dm@s\\x2d1.service",
+        "ublk-dm@z.service",
+    ];
+    assert_eq!(names, has);
+    assert_eq!(files[has[3]], "../ublk-dm@o.service");
+    assert!(files[has[2]].contains("JobRunningTimeoutSec=30\n"), "the longest of all");
+    let origin = &files["ublk-dm@o.service"];
+    for line in ["After=ublk-dm@s\\x2d1.service", "Wants=ublk-dm@s\\x2d1.service"] {
+        assert!(origin.contains(&format!("{line}\n")), "{line}: {origin}");
+    }
+    let program = fs::canonicalize(env!("CARGO_BIN_EXE_ublk-dm")).expect("the program");
+    let start = format!("ExecStart=\"{}\" up --foreground --timeout 0 -- \"o\"", program.display());
+    assert!(origin.contains(&start), "{origin}");
+    assert!(origin.contains(&format!("Environment=\"UBLK_DM_TAB={}\"", tab.path().display())));
+    // In an initrd there is what it brings up. By the name of a generator it is one.
+    fs::write(tab.path(), "r \"0 8 zero\" x-initrd.attach\no \"0 8 zero\"\n").expect("a file");
+    let (link, at) = (units.path().join("ublk-dm-generator"), units.path().join("initrd"));
+    symlink(&program, &link).expect("a link");
+    let mut generator = Command::new(link);
+    generator.env("UBLK_DM_TAB", tab.path()).env("SYSTEMD_IN_INITRD", "1");
+    let output = generator.arg(&at).args(["/early", "/late"]).output().expect("it starts");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let files = files_below(&at);
+    assert_eq!(files.keys().filter(|name| name.ends_with("r.service")).count(), 2);
+    assert_eq!(files.len(), 2, "{files:?}");
+    assert!(files["ublk-dm@r.service"].contains(" @ublk-dm up --foreground "), "{files:?}");
+    // What is there is not written twice.
+    let again = generator.output().expect("it starts");
+    assert!(refused(&again, 1).contains("File exists"), "{again:?}");
+}
+
+#[test]
+fn the_generator_needs_a_directory() {
+    let tab = Tab::of("");
+    for words in [&["systemd-generator"][..], &["systemd-generator", "a", "b"]] {
+        let why = tab.refused(words, 2);
+        assert!(why.ends_with("; see `ublk-dm systemd-generator --help`\n"), "{why}");
+    }
+    fs::remove_file(tab.path()).expect("removable");
+    let done = tab.run(&["systemd-generator", "/none"]);
+    assert!(done.status.success() && done.stderr.is_empty(), "no file is no device: {done:?}");
+    fs::write(tab.path(), "z \"0 8 zero\"\n").expect("a file");
+    let why = tab.refused(&["systemd-generator", "/dev/null"], 1);
+    assert!(why.contains("ublk-dm: /dev/null/ublk-dm@z.service: "), "{why}");
 }
 
 #[test]

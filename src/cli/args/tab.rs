@@ -1,5 +1,8 @@
 //! The verbs of the tab file with their flags, and what their help says of the file.
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Subcommand};
 
 /// What a tab file looks like.
@@ -42,6 +45,31 @@ pub enum Tab {
     /// device was made with.
     #[command(after_help = FORMAT)]
     Save(Save),
+    /// Write systemd's units for the devices of the tab file
+    ///
+    /// systemd runs this as `ublk-dm-generator` before it starts any unit, and at each
+    /// `systemctl daemon-reload`; see systemd.generator(7). A device NAME gets
+    /// `ublk-dm@NAME.service`.
+    SystemdGenerator(Generator),
+}
+
+#[derive(Args)]
+pub struct Generator {
+    /// The directory for the units
+    pub normal: PathBuf,
+    /// Directories that systemd names as well; nothing is written to them
+    #[arg(num_args = 2, value_names = ["EARLY", "LATE"])]
+    pub others: Vec<PathBuf>,
+}
+
+/// The words of the command line: a link to the program with the name of a generator is the verb.
+pub fn words(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = words.collect();
+    let called_as = words.first().and_then(|first| Path::new(first).file_name());
+    if called_as.is_some_and(|name| name == "ublk-dm-generator") {
+        words.insert(1, "systemd-generator".into());
+    }
+    words
 }
 
 #[derive(Args)]

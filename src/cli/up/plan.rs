@@ -12,10 +12,10 @@ use crate::storage::DiskId;
 use crate::tab::{Disk, Entry, Tab};
 
 /// Finds the disk that a word names, if it is there.
-pub(super) type Find<'a> = &'a (dyn Fn(&str) -> Option<DiskId> + Sync);
+pub type Find<'a> = &'a (dyn Fn(&str) -> Option<DiskId> + Sync);
 
 /// The devices to bring up, each after those that it waits for.
-pub(super) struct Plan<'a> {
+pub struct Plan<'a> {
     pub entries: Vec<&'a Entry>,
 }
 
@@ -46,11 +46,8 @@ impl<'a> Plan<'a> {
                 continue;
             }
             let entry = &tab.entries[at];
-            let goes_with = |other: &Entry| {
-                let is_snapshot = is_snapshot_of(other, entry, find) == Some(true);
-                stands_on(entry, other) || is_snapshot && !other.options.noauto
-            };
-            let others = tab.entries.iter().enumerate().filter(|(_, other)| goes_with(other));
+            let all = tab.entries.iter().enumerate();
+            let others = all.filter(|(_, other)| goes_with(other, entry, find));
             left.extend(others.map(|(at, _)| at));
         }
         let entries: Vec<&Entry> = chosen.into_iter().map(|at| &tab.entries[at]).collect();
@@ -66,8 +63,7 @@ impl<'a> Plan<'a> {
     /// Whether one device has to wait for the end of what is done for another one, which comes
     /// before it.
     pub fn must_wait(&self, one: usize, other: usize, find: Find<'_>) -> bool {
-        let (one, other) = (self.entries[one], self.entries[other]);
-        stands_on(one, other) || writes_origin_of(one, other, find).unwrap_or(true)
+        waits_for(self.entries[one], self.entries[other], find).unwrap_or(true)
     }
 
     /// The devices on which one stands, as their indexes.
@@ -77,6 +73,19 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Whether a device is brought up with another one: that stands on it, or it is a snapshot of what
+/// is written through that.
+pub fn goes_with(other: &Entry, entry: &Entry, find: Find<'_>) -> bool {
+    let is_snapshot = is_snapshot_of(other, entry, find) == Some(true);
+    stands_on(entry, other) || is_snapshot && !other.options.noauto
+}
+
+/// Whether a device waits for another one that comes before it. `None`: not known, because a disk
+/// is not there.
+pub fn waits_for(one: &Entry, other: &Entry, find: Find<'_>) -> Option<bool> {
+    if stands_on(one, other) { Some(true) } else { writes_origin_of(one, other, find) }
+}
+
 /// Whether a device stands on another one.
 fn stands_on(one: &Entry, other: &Entry) -> bool {
     let disks = one.table.params.devices();
@@ -84,7 +93,7 @@ fn stands_on(one: &Entry, other: &Entry) -> bool {
 }
 
 /// Whether a word names a device: by its name, or by the number that it is to have.
-fn is_device(word: &str, entry: &Entry) -> bool {
+pub fn is_device(word: &str, entry: &Entry) -> bool {
     match Disk::of(word) {
         Disk::Named(name) => name == entry.name,
         Disk::Path(path) => {

@@ -13,7 +13,7 @@ use crate::mirror::{Did, Request};
 use crate::model::View;
 use crate::runner::scratch;
 use crate::server;
-use crate::sh::sh;
+use crate::sh::{binary, run_args, sh};
 
 pub fn cases() -> Vec<Case> {
     let two = &["n0", "n1"];
@@ -211,4 +211,12 @@ fn alone() {
     assert!(server::table("z").starts_with("0 8 zero"), "{}", server::table("z"));
     assert_eq!(stop(z), 0);
     server::assert_nothing_left("the service");
+    // What the last signals of a shutdown spare starts servers that they spare.
+    let begin = format!("export UBLK_DM_TAB={}; exec -a @ublk-dm $0 up z", tab.0);
+    run_args("bash", &["-c", &begin, &binary()]).ok();
+    let pid = server::number("z", "/server_pid");
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).expect("a server");
+    assert!(words.starts_with(b"@ublk-dm\0serve\0"), "{}", String::from_utf8_lossy(&words));
+    server::del("z");
+    server::assert_nothing_left("del");
 }
