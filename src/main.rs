@@ -88,6 +88,12 @@ fn main() -> ExitCode {
         let asked = silent::ask_all(disks, std::io::stdout());
         return asked.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
+    if let Some(words) = cli::dmsetup::words_in(std::env::args_os()) {
+        server::logging::install(log::LevelFilter::Warn);
+        let code = cli::dmsetup::run(&words);
+        log::logger().flush();
+        return code;
+    }
     let words = cli::args::words(std::env::args_os());
     let cli = match cli::args::Cli::try_parse_from(words) {
         Ok(cli) => cli,

@@ -62,8 +62,17 @@ pub(super) fn create(
 }
 
 /// Makes a device of one without a table, which has taken the name.
-pub(super) fn add_reserved(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failure> {
-    add_target(spec, options, How { reserved: true, ..How::default() })
+pub(super) fn add_reserved(
+    spec: DeviceSpec,
+    options: &cli::Common,
+    prints: bool,
+) -> Result<ExitCode, Failure> {
+    add_target(spec, options, How { reserved: true, silent: !prints, ..How::default() })
+}
+
+/// Adds a device without printing its path.
+pub(super) fn add_silently(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failure> {
+    add_target(spec, options, How { silent: true, ..How::default() })
 }
 
 /// Adds one of several devices: its path is not printed.
@@ -72,7 +81,7 @@ pub(super) fn add_one_of_several(
     options: &cli::Common,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
-    add_target(spec, options, How { reserved: false, several: Some(interrupt) }).map(drop)
+    add_target(spec, options, How { several: Some(interrupt), ..How::default() }).map(drop)
 }
 
 /// What differs between the commands that add a device.
@@ -80,6 +89,8 @@ pub(super) fn add_one_of_several(
 struct How<'a> {
     /// The name has been taken for this device.
     reserved: bool,
+    /// No path is printed.
+    silent: bool,
     /// The command adds several devices, and prints no path; a signal ends all of it.
     several: Option<&'a Interrupt>,
 }
@@ -103,11 +114,11 @@ struct Asked<'a> {
 }
 
 fn add_target(spec: DeviceSpec, options: &cli::Common, how: How<'_>) -> Result<ExitCode, Failure> {
-    let prints = how.several.is_none();
+    let prints = how.several.is_none() && !how.silent;
     let disk = spec.table.params.family().disk.unwrap_or("the device");
     options.name.as_deref().map_or(Ok(()), refuse_odd_name)?;
     let rundir = open_rundir()?;
-    if prints {
+    if how.several.is_none() {
         warn_of_kernel();
     }
     let command = Command::Add { name: options.name.clone(), id: options.id, spec: spec.clone() };

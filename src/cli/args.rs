@@ -307,6 +307,7 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    Dmsetup(super::dmsetup::entry::Dmsetup),
     #[command(flatten)]
     Machine(Machine),
     #[command(flatten)]

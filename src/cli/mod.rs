@@ -5,6 +5,7 @@ pub mod args;
 mod client;
 mod copy;
 mod disk_word;
+pub mod dmsetup;
 mod doctor;
 mod down;
 mod ending;
@@ -30,6 +31,7 @@ mod service;
 mod show;
 mod side_by_side;
 mod spared;
+mod swap;
 mod table;
 mod takeover;
 pub mod terminal;
@@ -48,12 +50,11 @@ use clap::CommandFactory;
 
 use crate::failure::Failure;
 use crate::offline;
-use crate::protocol::{Command, Reply};
+use crate::protocol::Command;
 use crate::server::process;
 use crate::ublk::apart;
 use args::{self as cli, Cli, OnDisks, Verb};
 use client::ask;
-use disk_word::Disks;
 use terminal::stdout;
 
 /// Runs a verb.
@@ -77,9 +78,9 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Suspend { device, noflush } => {
             drop(ask(&device, |device| Command::Suspend { device, noflush })?)
         }
-        Verb::Resume { device } => return resume(&device),
-        Verb::Clear { device } => clear(&device)?,
-        Verb::Load { device, table, options } => load(&device, &table, &options)?,
+        Verb::Resume { device } => return swap::resume(&device, true),
+        Verb::Clear { device } => swap::clear(&device)?,
+        Verb::Load { device, table, options } => swap::load(&device, &table, &options)?,
         Verb::Resize { device, size } => {
             drop(ask(&device, |device| Command::Resize { device, bytes: size })?)
         }
@@ -97,6 +98,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         }
         Verb::Upgrade { devices, all, json } => upgrade::run(&devices, all, json)?,
         Verb::OnDisks(what) => return on_disks(what),
+        Verb::Dmsetup(asked) => return dmsetup::verb(&asked.words),
         Verb::Journal(what) => journal::run(&what)?,
         Verb::Features { json } => show::features(json)?,
         Verb::Machine(cli::Machine::Doctor(asked)) => return doctor::doctor(&asked),
@@ -157,32 +159,4 @@ fn offline(
 ) -> Result<ExitCode, Failure> {
     let verdict = verb(&offline::Request { path, origin, json }, &mut stdout());
     Ok(ExitCode::from(verdict?.exit_code()))
-}
-
-fn resume(word: &str) -> Result<ExitCode, Failure> {
-    if let Some(made) = notable::resume(word)? {
-        return Ok(made);
-    }
-    if let Reply::Noted { note } = ask(word, |device| Command::Resume { device })? {
-        log::warn!("{note}");
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn clear(word: &str) -> Result<(), Failure> {
-    if notable::clear(word)? {
-        return Ok(());
-    }
-    ask(word, |device| Command::Clear { device }).map(drop)
-}
-
-fn load(word: &str, lines: &[String], options: &cli::Loaded) -> Result<(), Failure> {
-    let (force, shared) = (options.force, options.shared);
-    let common = cli::Common { force, shared, ..cli::Common::unnamed() };
-    let source = options.source.as_deref();
-    let spec = table::of_lines(&lines.join("\n"), &common, source, Disks::new())?;
-    if notable::load(word, &spec)? {
-        return Ok(());
-    }
-    ask(word, |device| Command::Load { device, spec }).map(drop)
 }

@@ -79,8 +79,9 @@ pub(super) fn clear(word: &str) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Makes a device of one without a table, and prints its path; `None`: the word names none.
-pub(super) fn resume(word: &str) -> Result<Option<ExitCode>, Failure> {
+/// Makes a device of one without a table; `prints`: and prints its path. `None`: the word names
+/// none.
+pub(super) fn resume(word: &str, prints: bool) -> Result<Option<ExitCode>, Failure> {
     let rundir = open_rundir()?;
     let Some((_lock, mut found)) = find(&rundir, word, "resume")? else { return Ok(None) };
     let Some(spec) = found.loaded.take() else {
@@ -88,7 +89,7 @@ pub(super) fn resume(word: &str) -> Result<Option<ExitCode>, Failure> {
         return Err(why.into());
     };
     let common = Common { id: found.id, ..Common::named(found.name.clone()) };
-    match add::add_reserved(spec, &common) {
+    match add::add_reserved(spec, &common, prints) {
         Ok(done) => {
             rundir.unreserve(word)?;
             Ok(Some(done))

@@ -2,6 +2,7 @@
 
 mod copy;
 mod disk_words;
+mod dmsetup;
 mod doctor;
 mod errors;
 mod help;

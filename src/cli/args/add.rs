@@ -216,6 +216,21 @@ pub struct Common {
     pub beside: Option<PathBuf>,
 }
 
+impl Created {
+    /// A name that is taken, with nothing but this.
+    pub fn without_table(id: Option<u32>, read_only: bool) -> Created {
+        Created {
+            notable: true,
+            id,
+            read_only,
+            no_recovery: false,
+            on_server_death: OnServerDeath::Wait,
+            beside: None,
+            loaded: Loaded { force: false, shared: false, source: None },
+        }
+    }
+}
+
 impl Common {
     /// The defaults, with a name.
     pub fn named(name: String) -> Common {

@@ -12,6 +12,7 @@ mod basic;
 mod claims;
 mod copy;
 mod death;
+mod dmsetup;
 mod doctor;
 mod ends;
 mod ends_sigterm;
@@ -162,6 +163,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     stands::cases,
     copy::cases,
     death::cases,
+    dmsetup::cases,
     doctor::cases,
     errors::cases,
     errors_direct::cases,
