@@ -110,7 +110,7 @@ fn main() -> ExitCode {
         (false, 1) => log::LevelFilter::Info,
         (false, _) => log::LevelFilter::Debug,
     };
-    let level = if matches!(cli.verb, cli::args::Verb::Serve { .. }) {
+    let level = if matches!(&cli.verb, cli::args::Verb::Internal(what) if what.serves()) {
         level.max(log::LevelFilter::Info)
     } else {
         level

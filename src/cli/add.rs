@@ -17,6 +17,7 @@ use super::keep::{self, AtEnd, Signals, Watch};
 use super::table;
 use super::takeover;
 use super::terminal::print;
+use super::udev;
 use crate::failure::{Failure, Kind};
 use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply, refuse_odd_name};
 use crate::rundir::{FamilyLock, RunDir, Server, State};
@@ -345,6 +346,7 @@ pub(super) fn check_name(
 fn print_added(reply: Reply, spec: &DeviceSpec, prints: bool) -> Result<(), Failure> {
     match reply {
         Reply::Added { path, note, .. } => {
+            udev::settle(&path);
             if prints {
                 print(&path)?;
             }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use super::internal::Internal;
 use super::journal::Journal;
 use super::list::List;
 use super::metrics::Metrics;
@@ -312,30 +313,15 @@ pub enum Verb {
     Machine(Machine),
     #[command(flatten)]
     Pages(Pages),
-    /// Serve a family of devices (started by `add`)
-    #[command(hide = true)]
-    Serve {
-        /// The family's name
-        key: String,
-        /// Listen when the process that has started this one writes a line
-        #[arg(long)]
-        standby: bool,
-    },
-    /// Delete the device of a dead server (started by processes that must not wait for it)
-    #[command(hide = true)]
-    DeleteDevice {
-        /// Its number
-        id: u32,
-        /// Its cookie
-        cookie: u64,
-    },
+    #[command(flatten)]
+    Internal(Internal),
 }
 
 impl Verb {
     /// Whether this process is to become a server.
     pub fn serves(&self) -> bool {
         match self {
-            Verb::Serve { .. } => true,
+            Verb::Internal(what) => what.serves(),
             Verb::Recover { foreground, .. } => *foreground,
             Verb::Add(add) => add.common().foreground,
             _ => false,

@@ -12,6 +12,7 @@ mod ending;
 mod family;
 mod generator;
 mod gone;
+mod internal;
 mod interrupt;
 pub mod journal;
 mod keep;
@@ -35,6 +36,7 @@ mod swap;
 mod table;
 mod takeover;
 pub mod terminal;
+mod udev;
 mod unnamed;
 mod unrecorded;
 mod up;
@@ -51,8 +53,6 @@ use clap::CommandFactory;
 use crate::failure::Failure;
 use crate::offline;
 use crate::protocol::Command;
-use crate::server::process;
-use crate::ublk::apart;
 use args::{self as cli, Cli, OnDisks, Verb};
 use client::ask;
 use terminal::stdout;
@@ -104,8 +104,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Machine(cli::Machine::Doctor(asked)) => return doctor::doctor(&asked),
         Verb::Machine(cli::Machine::Reap) => reap::reap()?,
         Verb::Pages(what) => pages::run(&what, Cli::command())?,
-        Verb::Serve { key, standby } => return process::serve(&key, standby),
-        Verb::DeleteDevice { id, cookie } => return delete_device(id, cookie),
+        Verb::Internal(what) => return internal::run(what),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -141,13 +140,6 @@ fn of_tab(verb: &cli::Tab) -> Result<ExitCode, Failure> {
 fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
     unnamed::refuse_del(words, all)?;
     remove::del(words, all, force)
-}
-
-/// Deletes a device for the process that started this one, and reads its stdout.
-fn delete_device(id: u32, cookie: u64) -> Result<ExitCode, Failure> {
-    let Err(why) = apart::delete_now(id, cookie) else { return Ok(ExitCode::SUCCESS) };
-    terminal::print(&why.written())?;
-    Ok(ExitCode::FAILURE)
 }
 
 /// `check` and `dump`: the result goes to stdout as it is found, and the verdict is the exit code.

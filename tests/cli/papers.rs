@@ -15,7 +15,7 @@ const DOCUMENTS: [&str; 5] =
 /// The list of what others test, with the cases that do so here.
 const OTHERS: &str = "tests/vm/others.md";
 /// The directories that have files of the project.
-const DIRECTORIES: [&str; 5] = ["src", "targets", "tests", "ci", "docs"];
+const DIRECTORIES: [&str; 6] = ["src", "targets", "tests", "ci", "docs", "system"];
 /// The files with a list of mutants.
 const MUTANTS: [&str; 2] = ["targets/src/mutant.rs", "src/server/admin/mutant.rs"];
 
