@@ -2,6 +2,8 @@
 //! disks with the same content: what both print, what they begin to complain with, and their exit
 //! codes are equal.
 
+mod said;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -26,15 +28,15 @@ const DISKS: &[&str] = &["n0", "n1", "n2"];
 const SCRIPT: &str = include_str!("dmsetup.sh");
 const PLACE: &str = "/tmp/dm-script";
 
-/// What a run of the script prints.
-fn printed(dmsetup: &str, scenario: &str) -> String {
+/// What a run of the script says, to be compared.
+fn printed(dmsetup: &str, scenario: &str) -> Vec<String> {
     fs::write(PLACE, SCRIPT).expect("the script");
     DISKS.iter().for_each(|disk| wipe(disk));
     let program = format!("DMSETUP={dmsetup}");
     let disks: Vec<String> = DISKS.iter().map(|disk| node(disk)).collect();
     let words = ["LC_ALL=C.UTF-8", &program, "bash", PLACE, scenario].into_iter();
     let words: Vec<&str> = words.chain(disks.iter().map(String::as_str)).collect();
-    run_args("env", &words).ok().stdout
+    said::comparable(&run_args("env", &words).ok().stdout, dmsetup)
 }
 
 /// Runs a scenario with both.
@@ -44,13 +46,13 @@ fn compare(scenario: &str) {
     }
     let theirs = printed("dmsetup", scenario);
     let ours = printed(&format!("{} dmsetup", binary()), scenario);
-    assert!(theirs.lines().count() > 20, "the script says little: {theirs}");
-    for (at, (line, own)) in theirs.lines().zip(ours.lines()).enumerate() {
-        let before: Vec<&str> = theirs.lines().take(at).collect();
-        let before = before[at.saturating_sub(12)..].join("\n");
+    let all = theirs.join("\n");
+    assert!(theirs.len() > 20, "the script says little: {all}");
+    for (at, (line, own)) in theirs.iter().zip(&ours).enumerate() {
+        let before = theirs[at.saturating_sub(12)..at].join("\n");
         assert!(line == own, "line {at}: dmsetup\n{line}\nublk-dm dmsetup\n{own}\nafter\n{before}");
     }
-    assert_eq!(theirs.lines().count(), ours.lines().count(), "{theirs}\n\n{ours}");
+    assert_eq!(theirs.len(), ours.len(), "{all}\n\n{}", ours.join("\n"));
     server::forget_lost();
     server::forget_departed();
     server::forget_ended_legs();
