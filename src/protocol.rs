@@ -22,7 +22,7 @@ pub use device_ref::DeviceRef;
 pub use event::EventLine;
 pub use known::{KnownDisk, KnownDisks, Part, Place, Unmade};
 pub use message::{Command, Doing, MergeChange, Reply};
-pub use name::refuse_odd_name;
+pub use name::{refuse_odd_name, refuse_odd_uuid};
 pub use problem::Problem;
 pub use report::{
     DeviceObject, DeviceReport, Health, LegObject, LinearObject, MergeObject, MergeState,

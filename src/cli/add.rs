@@ -18,6 +18,7 @@ use super::table;
 use super::takeover;
 use super::terminal::print;
 use super::udev;
+use super::uuid;
 use crate::failure::{Failure, Kind};
 use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply, refuse_odd_name};
 use crate::rundir::{FamilyLock, RunDir, Server, State};
@@ -46,9 +47,10 @@ pub(super) fn create(
         }
         ([], _) => std::io::read_to_string(std::io::stdin())?,
     };
-    let cli::Created { id, read_only, no_recovery, on_server_death, loaded, .. } = created;
+    let cli::Created { uuid, id, read_only, no_recovery, on_server_death, loaded, .. } = created;
     let (id, read_only, no_recovery) = (*id, *read_only, *no_recovery);
     let options = cli::Common {
+        uuid: uuid.clone(),
         id,
         read_only,
         no_recovery,
@@ -137,6 +139,8 @@ fn add_target(spec: DeviceSpec, options: &cli::Common, how: How<'_>) -> Result<E
     if own.is_none() {
         takeover::refuse_waiting(&disks_below(&spec), &[])?;
         check_name(&rundir, &mut lock, options.name.as_deref(), how.reserved)?;
+        let own = options.name.as_deref().filter(|_| how.reserved);
+        uuid::refuse_taken(&rundir, spec.options.uuid.as_deref(), own.unwrap_or_default())?;
     }
     let there = rundir.server(&key);
     if let (Some(own), Some(Server { connection: Some(_), .. })) = (&own, &there) {

@@ -6,6 +6,7 @@ mod disks;
 mod machine;
 mod merge;
 mod monitor;
+mod rename;
 mod tab;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use disks::OnDisks;
 pub use machine::{Doctor, Machine};
 pub use merge::Merge;
 pub use monitor::Monitor;
+pub use rename::Rename;
 pub use tab::{Tab, Up, words};
 
 /// What a size is, wherever one is given.
@@ -211,6 +213,8 @@ pub enum Verb {
         #[arg(value_name = "SIZE", value_parser = dm_targets::words::parse_size)]
         size: Option<u64>,
     },
+    #[command(flatten)]
+    Rename(Rename),
     /// Merge a snapshot into its origin, whose device shows the snapshot from the first moment on
     ///
     /// The origin needs a device (`add origin`); the snapshot's device ends (unless with --keep).

@@ -35,6 +35,8 @@ pub struct List {
 enum Field {
     /// The device's name
     Name,
+    /// Its name for programs, if it has one
+    Uuid,
     /// Its ublk id
     Id,
     /// /dev/ublkbN
@@ -74,6 +76,7 @@ impl Field {
     fn heading(self) -> &'static str {
         match self {
             Field::Name => "NAME",
+            Field::Uuid => "UUID",
             Field::Id => "ID",
             Field::Device => "DEVICE",
             Field::Size => "SIZE",
@@ -98,6 +101,7 @@ impl Field {
         let or_dash = |word: Option<String>| word.unwrap_or_else(|| "-".to_owned());
         match self {
             Field::Name => device.name.clone(),
+            Field::Uuid => or_dash(device.uuid.clone()),
             Field::Id => device.id.to_string(),
             Field::Device => device.block_device.clone(),
             Field::Size => size_of(device.size_bytes),
@@ -116,6 +120,7 @@ impl Field {
     fn of_reserved(self, one: &Reserved) -> String {
         match self {
             Field::Name => one.name.clone(),
+            Field::Uuid => one.options.uuid.clone().unwrap_or_else(|| "-".to_owned()),
             Field::Id => one.id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
             Field::Health | Field::State => "no-table".to_owned(),
             _ => "-".to_owned(),
@@ -137,6 +142,7 @@ struct Listing<'a> {
 #[derive(Serialize)]
 struct WithoutTable<'a> {
     name: &'a str,
+    uuid: Option<&'a str>,
     id: Option<u32>,
     inactive_table: Option<String>,
 }
@@ -144,7 +150,12 @@ struct WithoutTable<'a> {
 impl WithoutTable<'_> {
     fn of(one: &Reserved) -> WithoutTable<'_> {
         let inactive_table = one.loaded.as_ref().map(|spec| spec.table.to_string());
-        WithoutTable { name: &one.name, id: one.id, inactive_table }
+        WithoutTable {
+            name: &one.name,
+            uuid: one.options.uuid.as_deref(),
+            id: one.id,
+            inactive_table,
+        }
     }
 }
 

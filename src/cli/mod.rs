@@ -27,6 +27,7 @@ mod pages;
 mod reap;
 mod recover;
 mod remove;
+mod rename;
 mod save;
 mod service;
 mod show;
@@ -41,6 +42,7 @@ mod unnamed;
 mod unrecorded;
 mod up;
 mod upgrade;
+mod uuid;
 mod verdict;
 mod wait;
 mod without_table;
@@ -53,7 +55,7 @@ use clap::CommandFactory;
 use crate::failure::Failure;
 use crate::offline;
 use crate::protocol::Command;
-use args::{self as cli, Cli, OnDisks, Verb};
+use args::{self as cli, Cli, OnDisks, Rename, Verb};
 use client::ask;
 use terminal::stdout;
 
@@ -84,6 +86,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Resize { device, size } => {
             drop(ask(&device, |device| Command::Resize { device, bytes: size })?)
         }
+        Verb::Rename(Rename::Rename { device, name }) => rename::rename(&device, &name)?,
         Verb::Merge(asked) => merge::merge(&asked)?,
         Verb::Message { device, words } => return message::message(&device, words),
         Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,

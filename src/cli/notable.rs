@@ -11,6 +11,7 @@ use super::add;
 use super::args::{self as cli, Common};
 use super::client::open_rundir;
 use super::table::on_server_death;
+use super::uuid;
 use super::without_table::{self, is_device};
 use crate::failure::Failure;
 use crate::protocol::{DeviceOptions, DeviceSpec, refuse_odd_name};
@@ -23,6 +24,7 @@ pub(super) fn create(name: &str, created: &cli::Created) -> Result<ExitCode, Fai
     let mut lock = rundir.lock_reserved("create")?;
     add::check_name(&rundir, &mut lock, Some(name), false)?;
     refuse_taken_id(&rundir, created.id)?;
+    uuid::refuse_taken(&rundir, created.uuid.as_deref(), "")?;
     let Common { queues, depth, .. } = Common::unnamed();
     let options = DeviceOptions {
         queues,
@@ -31,6 +33,7 @@ pub(super) fn create(name: &str, created: &cli::Created) -> Result<ExitCode, Fai
         zero_copy: true,
         recovery: !created.no_recovery,
         on_server_death: on_server_death(created.on_server_death),
+        uuid: created.uuid.clone(),
     };
     rundir.reserve(&Reserved::new(name, created.id, options)?)?;
     Ok(ExitCode::SUCCESS)
@@ -100,6 +103,19 @@ pub(super) fn resume(word: &str, prints: bool) -> Result<Option<ExitCode>, Failu
             Err(why.context(word).ending("; the table is no longer loaded"))
         }
     }
+}
+
+/// Renames a device without a table. Returns whether the word names such a device.
+pub(super) fn rename(word: &str, name: &str) -> Result<bool, Failure> {
+    let rundir = open_rundir()?;
+    let Some((mut lock, mut found)) = find(&rundir, word, "rename")? else { return Ok(false) };
+    if word != name {
+        add::check_name(&rundir, &mut lock, Some(name), false)?;
+        name.clone_into(&mut found.name);
+        rundir.reserve(&found)?;
+        rundir.unreserve(word)?;
+    }
+    Ok(true)
 }
 
 /// Forgets the devices without a table among these words, or all. Returns the other words.

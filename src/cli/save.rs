@@ -137,6 +137,7 @@ impl Saving<'_> {
             no_zero_copy: !options.zero_copy,
             no_recovery: !options.recovery,
             on_server_death: fails.then_some(OnServerDeath::Fail),
+            uuid: options.uuid.clone(),
             shared: state.spec.unclaimed,
             source: source_of(device, table),
             beside: self.beside(device, state),

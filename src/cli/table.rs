@@ -102,6 +102,7 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         zero_copy: !common.no_zero_copy,
         recovery: !common.no_recovery,
         on_server_death: on_server_death(common.on_server_death),
+        uuid: common.uuid.clone(),
     };
     let (degraded, allow_invalid, other_origin) = (false, false, false);
     DeviceSpec {

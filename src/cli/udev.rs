@@ -38,9 +38,13 @@ pub(super) fn properties(kernel: &str) -> Result<(), Failure> {
     let Some(id) = number_in(kernel) else { return Ok(()) };
     let states = RunDir::open()?.states_beside(None)?.into_iter();
     let devices: Vec<DeviceState> = states.flat_map(|state| state.devices).collect();
+    let mut wanted = devices.iter().filter(|one| one.id == id).peekable();
+    if wanted.peek().is_none() {
+        return Ok(());
+    }
     let mut control = Control::open()?;
     control.set_time_limit(Some(KERNEL_LIMIT));
-    for one in devices.iter().filter(|one| one.id == id) {
+    for one in wanted {
         if let Some(info) = device::ours(&mut control, id, one.cookie)? {
             return print(&text(one, &info, &devices));
         }
@@ -60,6 +64,7 @@ fn text(device: &DeviceState, info: &DeviceInfo, all: &[DeviceState]) -> String 
     let priority = Rank::of(device, all, DEEPEST).priority();
     let properties = [
         ("NAME", encoded(&device.name)),
+        ("UUID", device.spec.options.uuid.as_deref().map(encoded).unwrap_or_default()),
         ("TARGET", target.to_owned()),
         ("READY", u8::from(ready).to_string()),
         ("LINK_PRIORITY", priority.to_string()),
@@ -157,6 +162,27 @@ pub(super) fn settle(path: &str) {
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Waits until the links of a device have its new name.
+pub(super) fn follow(path: &str, name: &str) {
+    let link = Path::new("/dev/ublk-dm").join(encoded(name));
+    // Without the rule there is none of any name.
+    let is_done = || fs::canonicalize(&link).is_ok_and(|node| node == Path::new(path));
+    let end = Instant::now() + UDEV_LIMIT;
+    while Path::new(UDEV_CONTROL).exists() && has_link(path) && !is_done() {
+        if Instant::now() > end {
+            log::warn!("{path}: udev has not renamed its links in {} s", UDEV_LIMIT.as_secs());
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Whether a device has a link of ours.
+fn has_link(path: &str) -> bool {
+    let links = fs::read_dir("/dev/ublk-dm").into_iter().flatten().flatten();
+    links.filter_map(|link| fs::canonicalize(link.path()).ok()).any(|node| node == Path::new(path))
 }
 
 /// Whether udev knows a device, or there is nothing to know of it any more.

@@ -367,6 +367,7 @@ fn common(name: &str, options: &Options) -> args::Common {
         no_zero_copy: options.no_zero_copy,
         no_recovery: options.no_recovery,
         on_server_death: options.on_server_death.map(table::flag_of).unwrap_or_default(),
+        uuid: options.uuid.clone(),
         force: options.force,
         shared: options.shared,
         ..default

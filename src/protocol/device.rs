@@ -40,6 +40,10 @@ pub struct DeviceOptions {
     /// What its requests do until then.
     #[serde(default, skip_serializing_if = "OnServerDeath::waits")]
     pub on_server_death: OnServerDeath,
+    /// A name for programs, which no other device has and which stays. A server of an earlier
+    /// version serves the device all the same, without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
 }
 
 impl OnServerDeath {
@@ -198,6 +202,7 @@ impl DeviceSpec {
             zero_copy: true,
             recovery: true,
             on_server_death: OnServerDeath::Wait,
+            uuid: None,
         };
         DeviceSpec {
             table: Table::parse_table(line).unwrap(),

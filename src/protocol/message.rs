@@ -48,6 +48,8 @@ pub enum Command {
     Clear { device: DeviceRef },
     /// Make a device longer, up to `bytes`; `None`: up to the end of its disks.
     Resize { device: DeviceRef, bytes: Option<u64> },
+    /// Give a device another name.
+    Rename { device: DeviceRef, name: String },
     /// Merge a snapshot into its origin, under the origin's device; `force`: also while that device
     /// is mounted, or the snapshot's is open; `defer`: if they are in use, when the origin is next
     /// activated; `keep`: at the end the snapshot's device is one of the merged origin.
@@ -157,6 +159,7 @@ impl Command {
             | Command::Load { device, .. }
             | Command::Clear { device }
             | Command::Resize { device, .. }
+            | Command::Rename { device, .. }
             | Command::Merge { device, .. }
             | Command::ChangeMerge { device, .. }
             | Command::Message { device, .. }
@@ -194,6 +197,7 @@ impl Command {
             Command::Load { .. } => "load",
             Command::Clear { .. } => "clear",
             Command::Resize { .. } => "resize",
+            Command::Rename { .. } => "rename",
             Command::Merge { .. } | Command::ChangeMerge { .. } => "merge",
             Command::Message { .. } => "message",
             Command::Wait { .. } => "wait",
@@ -218,6 +222,7 @@ mod tests {
             Command::Resume { device },
             Command::Clear { device },
             Command::Resize { device, bytes: None },
+            Command::Rename { device, name: String::new() },
             Command::Merge {
                 device,
                 force: true,

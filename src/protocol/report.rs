@@ -117,6 +117,9 @@ impl Health {
 pub struct DeviceObject {
     pub id: u32,
     pub name: String,
+    /// Its name for programs.
+    #[serde(default)]
+    pub uuid: Option<String>,
     /// The target's name in a table line.
     pub target: String,
     pub state: RunState,

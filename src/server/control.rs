@@ -134,7 +134,7 @@ impl Server {
                 }
                 Pending::Command(command, connection) => {
                     self.at_work.begin(command.verb());
-                    let answered = self.reply(command, connection);
+                    let answered = self.reply(*command, connection);
                     if self.admin.ending() != Ending::Leaves {
                         self.at_work.end();
                     }

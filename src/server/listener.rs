@@ -40,7 +40,7 @@ use reply::reply;
 /// Requests to the control thread.
 pub(super) enum Pending {
     /// A command; the client waits for the reply.
-    Command(Command, UnixStream),
+    Command(Box<Command>, UnixStream),
     /// All tags of the device with this id have ended.
     Lost(u32),
     /// A client has disconnected without a command: it may be the one that started the server. Or a
@@ -172,7 +172,7 @@ impl Listener {
             Command::Message { words, .. } if takes_long(words) => {
                 self.answer_aside(command, connection)?
             }
-            _ => return Ok(Some(Pending::Command(command, connection))),
+            _ => return Ok(Some(Pending::Command(Box::new(command), connection))),
         }
         Ok(None)
     }

@@ -34,7 +34,7 @@ use crate::storage::{
     Access, Claim, DiskId, Ground, OpenDisk, OpenError, OpenErrorKind, Standing, Through, circle,
     new_store_id, node,
 };
-use crate::ublk::{Control, DeviceInfo, Params, apart, device};
+use crate::ublk::{Control, DeviceInfo, Params, announce, apart, device};
 use files::Files;
 use numbers::numbers;
 use own::{LiveDisk, OwnDisk};
@@ -169,7 +169,16 @@ impl Machine for Live {
         if again && is_broken("dies") {
             std::process::abort();
         }
-        device::start(&mut self.control, id, again)
+        device::start(&mut self.control, id, again)?;
+        if again {
+            // It answers again: what was not read meanwhile can be read now.
+            announce(id);
+        }
+        Ok(())
+    }
+
+    fn announce(&self, id: u32) {
+        announce(id);
     }
 
     fn stop(&mut self, id: u32) -> Result<(), Reason> {

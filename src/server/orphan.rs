@@ -38,6 +38,7 @@ pub fn report_with(
     let object = DeviceObject {
         id: device.id,
         name: device.name.clone(),
+        uuid: options.uuid.clone(),
         target: target.to_owned(),
         state,
         health: health_of(options, state),
@@ -202,6 +203,7 @@ mod tests {
         assert_eq!(
             json,
             json!({
+                "uuid": null,
                 "id": 1_048_575, "name": "s", "target": "snapshot", "state": "quiesced",
                 "health": "unknown", "events": null,
                 "block_device": "/dev/ublkb1048575", "char_device": "/dev/ublkc1048575",

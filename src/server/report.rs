@@ -99,6 +99,7 @@ fn object(entry: &Device, facts: &Facts) -> DeviceObject {
     DeviceObject {
         id,
         name: entry.name.clone(),
+        uuid: entry.spec.options.uuid.clone(),
         target: entry.spec.table.params.name().to_owned(),
         state: state_of(facts.suspended),
         health: health_of(facts),

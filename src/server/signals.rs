@@ -115,7 +115,7 @@ fn end(control: &Sender<Pending>) -> Result<(), Reason> {
                 again, or delete the devices (`ublk-dm del`)";
     let refused = |why: Failure| why.context("the server cannot end").ending(format!("; {hint}"));
     let (ours, its) = UnixStream::pair().map_err(|error| refused(error.into()))?;
-    if control.send(Pending::Command(Command::Shutdown, its)).is_err() {
+    if control.send(Pending::Command(Box::new(Command::Shutdown), its)).is_err() {
         // The control thread has ended, and the process is about to.
         return Ok(());
     }
@@ -157,7 +157,7 @@ mod tests {
                 let Ok(Pending::Command(command, mut connection)) = commands.recv() else {
                     panic!("no command")
                 };
-                assert!(matches!(command, Command::Shutdown));
+                assert!(matches!(*command, Command::Shutdown));
                 assert!(!protocol::has_left(&connection), "such a command is not begun");
                 protocol::write_line(&mut connection, &reply).unwrap();
             }

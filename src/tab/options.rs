@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::words::parts;
 use crate::failure::Failure;
-use crate::protocol::OnServerDeath;
+use crate::protocol::{OnServerDeath, refuse_odd_uuid};
 
 /// How long the disks of a device are waited for unless its line says something else.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,6 +39,8 @@ pub struct Options {
     pub no_recovery: bool,
     /// What its requests do while it has no server.
     pub on_server_death: Option<OnServerDeath>,
+    /// Its name for programs.
+    pub uuid: Option<String>,
     /// Disks are used that are in use or hold something else.
     pub force: bool,
     /// The disks are not claimed.
@@ -82,7 +84,8 @@ impl Options {
             "no-recovery" => &mut self.no_recovery,
             "force" => &mut self.force,
             "shared" => &mut self.shared,
-            "timeout" | "id" | "queues" | "depth" | "source" | "beside" | "on-server-death" => {
+            "timeout" | "id" | "queues" | "depth" | "uuid" | "source" | "beside"
+            | "on-server-death" => {
                 return Err(format!("option {word}: it needs a value, {word}=...").into());
             }
             _ => {
@@ -100,6 +103,11 @@ impl Options {
             "id" => self.id = Some(number(word, value, 0, MAX_ID)?),
             "queues" => self.queues = Some(number(word, value, 1, 64)?),
             "depth" => self.depth = Some(number(word, value, 1, 4096)?),
+            "uuid" => {
+                refuse_odd_uuid(value)
+                    .map_err(|why| Failure::from(why).context(format!("option {word}")))?;
+                self.uuid = Some(value.to_owned());
+            }
             "source" => self.source = Some(value.to_owned()),
             "beside" => self.beside = Some(value.to_owned()),
             "on-server-death" => {
@@ -170,6 +178,7 @@ impl std::fmt::Display for Options {
             ("queues", self.queues.map(|value| value.to_string())),
             ("depth", self.depth.map(|value| value.to_string())),
             ("on-server-death", on_death),
+            ("uuid", self.uuid.clone()),
             ("source", self.source.clone()),
             ("beside", self.beside.clone()),
         ];
@@ -191,7 +200,7 @@ mod tests {
         for text in [
             "",
             "noauto,nofail,_netdev,x-initrd.attach,read-only,no-zero-copy,no-recovery,force,shared",
-            "timeout=0,id=1048575,queues=64,depth=4096,on-server-death=fail",
+            "timeout=0,id=1048575,queues=64,depth=4096,on-server-death=fail,uuid=LVM-1",
             r"source=/dev/a\ b\,c,beside=l0",
             "on-server-death=wait,discard",
         ] {
@@ -227,6 +236,7 @@ mod tests {
             ("on-server-death=maybe", "it is wait or fail"),
             ("nofail=1", "nofail has no value"),
             ("source", "needs a value"),
+            ("uuid=", "it is empty"),
             ("no-recovery,on-server-death=fail", "only one of them"),
         ] {
             let refused = Options::parse(text).unwrap_err();

@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows the server or its targets.
 
+mod announce;
 pub mod apart;
 mod control;
 pub mod device;
@@ -15,6 +16,7 @@ mod params;
 mod ring;
 mod wire;
 
+pub use announce::announce;
 pub use control::Control;
 pub use error::ControlError;
 pub use features::{FEATURES, feature_names, unknown_features};

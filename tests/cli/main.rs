@@ -11,6 +11,7 @@ mod images;
 mod journal;
 mod listed;
 mod merge;
+mod names;
 mod notable;
 mod numbers;
 mod offline;

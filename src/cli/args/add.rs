@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use dm_targets::words::parse_size;
 
+use crate::protocol::refuse_odd_uuid;
+
 /// What a disk is, wherever a device is made of one.
 pub(super) const DISKS: &str = "DEV is a path, or the name of a device of ublk-dm: a word without \
                                 a slash. ./NAME is a file.";
@@ -27,6 +29,9 @@ pub struct Created {
     /// path. Until then it has no size, no /dev/ublkbN and no server
     #[arg(long, conflicts_with_all = ["table", "file", "force", "shared", "source"])]
     pub notable: bool,
+    /// A name for programs, of up to 128 characters, that no other device has and that stays
+    #[arg(long, value_parser = parse_uuid)]
+    pub uuid: Option<String>,
     /// The N of /dev/ublkbN [default: the first free one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_ID))]
     pub id: Option<u32>,
@@ -164,6 +169,9 @@ pub struct Common {
     /// Name of the device [default: target and id]
     #[arg(long)]
     pub name: Option<String>,
+    /// A name for programs, of up to 128 characters, that no other device has and that stays
+    #[arg(long, value_parser = parse_uuid)]
+    pub uuid: Option<String>,
     /// The N of /dev/ublkbN [default: the first free one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_ID))]
     pub id: Option<u32>,
@@ -220,6 +228,7 @@ impl Created {
     /// A name that is taken, with nothing but this.
     pub fn without_table(id: Option<u32>, read_only: bool) -> Created {
         Created {
+            uuid: None,
             notable: true,
             id,
             read_only,
@@ -241,6 +250,7 @@ impl Common {
     pub fn unnamed() -> Common {
         Common {
             name: None,
+            uuid: None,
             id: None,
             queues: DEFAULT_QUEUES,
             depth: DEFAULT_DEPTH,
@@ -288,6 +298,10 @@ pub enum OnServerDeath {
     /// They fail at once, also those that the last one had; `recover` serves the device again, and
     /// `upgrade` is refused. Needs Linux 6.13 or later
     Fail,
+}
+
+fn parse_uuid(text: &str) -> Result<String, String> {
+    refuse_odd_uuid(text).map(|()| text.to_owned()).map_err(str::to_owned)
 }
 
 fn parse_size_arg(text: &str) -> Result<u64, String> {

@@ -260,6 +260,7 @@ impl<M: Machine> Administrator<M> {
         self.refuse_claimed(&prepared.deps, &prepared.spec, unread)?;
         self.refuse_apart(state.id, &prepared.spec)?;
         self.refuse_renumbered(&prepared.spec.table.params.devices(), &prepared.spec.named)?;
+        self.refuse_taken_uuid(&prepared.spec)?;
         self.lose_left_out(state)?;
         self.lose_departures_on(&prepared.deps, &prepared.spec)?;
         let mut taken = self.machine.records().names_beside()?;

@@ -225,6 +225,8 @@ pub trait Machine: 'static {
     /// # Errors
     /// The kernel does not say.
     fn params(&mut self, id: u32) -> Result<Params, Reason>;
+    /// Tells whoever listens that something about a device has changed.
+    fn announce(&self, _id: u32) {}
     /// Gives a started device another length, which its users see at once. The length that it has
     /// changes nothing, and is refused by a kernel that cannot resize.
     ///

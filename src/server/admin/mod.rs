@@ -42,6 +42,7 @@ mod recorded;
 mod recording;
 mod records;
 mod recover;
+mod rename;
 mod reopened;
 mod replace;
 mod resize;
@@ -100,10 +101,13 @@ impl<M: Machine> Administrator<M> {
             Command::Del { devices, force } => self.del(&ids_of(&devices), force),
             Command::TakeBack { device } => self.take_back_added(device),
             Command::Suspend { device, noflush } => self.suspend(device.id, noflush),
-            Command::Resume { device } => self.resume(device.id),
+            Command::Resume { device } => {
+                self.resume(device.id).inspect(|_| self.machine.announce(device.id))
+            }
             Command::Load { device, spec } => self.load(device.id, spec),
             Command::Clear { device } => self.clear(device.id),
             Command::Resize { device, bytes } => self.resize(device.id, bytes),
+            Command::Rename { device, name } => self.rename(device.id, name),
             Command::Merge { device, force, defer, keep, bytes_per_second } => {
                 let how = (bytes_per_second, keep);
                 let deferred = if defer { self.defer_merge(device.id, how)? } else { None };

@@ -17,6 +17,8 @@ pub trait Thread: 'static {
     fn group(&self) -> &Group;
     /// Makes an open disk usable by targets.
     fn disk(&self, open: Self::Open) -> Disk;
+    /// Messages about a device have this name from now on.
+    fn rename(&self, _id: u32, _name: &str) {}
     /// A disk of zeroes, as long as any disk can be.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ struct Arrival {
 enum Progress {
     /// Its command is incomplete.
     Waits,
-    Asks(Command),
+    Asks(Box<Command>),
     /// It has disconnected, or sent something that is no command.
     Left,
 }
@@ -71,7 +71,7 @@ impl Arrivals {
                 Progress::Asks(command) => {
                     let Arrival { connection, .. } = self.arrivals.remove(at);
                     connection.set_nonblocking(false)?;
-                    return Ok(Some((command, connection)));
+                    return Ok(Some((*command, connection)));
                 }
             }
         }
@@ -152,7 +152,7 @@ impl Arrival {
             };
         }
         match serde_json::from_slice(&self.said) {
-            Ok(command) => Progress::Asks(command),
+            Ok(command) => Progress::Asks(Box::new(command)),
             Err(error) => {
                 self.refuse(&error);
                 Progress::Left

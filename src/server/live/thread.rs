@@ -25,6 +25,12 @@ impl Thread for DataThread {
         }
     }
 
+    fn rename(&self, id: u32, name: &str) {
+        if let Some(served) = self.served(id) {
+            served.rename(name);
+        }
+    }
+
     fn zeroes(&self) -> Result<Disk, Reason> {
         DataThread::zeroes(self).map_err(|why| Reason::from(why).context(ZEROES))
     }

@@ -55,6 +55,7 @@ fn printed(device: Device, facts: Facts) -> Value {
 /// What every device has, and `more`.
 fn common(target: &str, health: &str, more: Value) -> Value {
     let mut object = json!({
+        "uuid": null,
         "id": 3, "name": "d", "target": target, "state": "live", "health": health, "events": 9,
         "block_device": "/dev/ublkb3", "char_device": "/dev/ublkc3", "major": 259, "minor": 4,
         "size_bytes": 32768, "logical_block_size": 512, "read_only": true, "queues": 2,

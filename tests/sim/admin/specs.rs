@@ -57,6 +57,7 @@ impl Town {
                 zero_copy: false,
                 recovery: true,
                 on_server_death: OnServerDeath::Wait,
+                uuid: None,
             },
             force: false,
             unclaimed: false,

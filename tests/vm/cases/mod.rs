@@ -65,6 +65,7 @@ mod process_log;
 mod process_loss;
 mod races;
 mod reattached;
+mod rename;
 mod reopened;
 mod resize;
 mod scale;
@@ -113,6 +114,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     tab_foreground::cases,
     linear::cases,
     lines::cases,
+    rename::cases,
     reopened::cases,
     resize::cases,
     monitor::cases,
