@@ -5,14 +5,16 @@
 //! may be missing (`nofail`, `noauto`); a line that cannot be used may be that of a snapshot; and a
 //! device that fails stops only those that need it.
 
+mod numbers;
 pub(super) mod plan;
 mod running;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::numbers::numbers;
 use self::plan::{Plan, same, writes_origin_of};
 use self::running::Running;
 use super::add;
@@ -34,6 +36,10 @@ use crate::ublk::device;
 
 /// The pause between two looks at disks that are not there yet.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How many numbers are tried for a device whose line leaves it open: as many devices may be
+/// brought up at once, each by a service of its own.
+const NUMBER_TRIES: u32 = 64;
 
 /// What became of a device, by its index in the plan.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,19 +131,6 @@ pub(super) fn brought_up(rundir: &RunDir, asked: &Asked<'_>) -> Result<Vec<Reaso
         problems.extend(print_paths(rundir, plan).err());
     }
     Ok(problems)
-}
-
-/// The numbers for devices that get one now: none that another line has.
-fn numbers(
-    tab: &Tab,
-    plan: &Plan<'_>,
-    running: &Running,
-) -> Result<BTreeMap<String, u32>, Failure> {
-    let mut taken: BTreeSet<u32> = device::numbers()?.into_iter().collect();
-    taken.extend(tab.entries.iter().filter_map(|entry| entry.options.id));
-    let new = plan.entries.iter().filter(|entry| running.device(&entry.name).is_none());
-    let open = new.filter(|entry| entry.options.id.is_none()).map(|entry| entry.name.clone());
-    Ok(open.zip((0..).filter(|number| !taken.contains(number))).collect())
 }
 
 /// Says which options of a line mean nothing to this program.
@@ -242,11 +235,7 @@ impl Work<'_> {
             return Err("interrupted before it was added".into());
         }
         self.refuse_without_snapshots(at, entry)?;
-        let made = spec(entry).and_then(|(spec, mut common)| {
-            common.id = common.id.or_else(|| self.numbers.get(&entry.name).copied());
-            add::add_one_of_several(spec, &common, self.interrupt)
-        });
-        let Err(why) = made else { return Ok(()) };
+        let Err(why) = self.make_numbered(entry) else { return Ok(()) };
         if !self.interrupt.is_told() && self.is_made_by_another(entry) {
             return Ok(());
         }
@@ -255,6 +244,31 @@ impl Work<'_> {
             Some(disk) => why.ending(format!("; {disk} was waited for, for {limit_s} s")),
             None => why,
         })
+    }
+
+    /// Makes a device with a number that its line leaves open, or with its own. Another command may
+    /// take such a number at the same moment, as services do that start together: then another
+    /// number is tried.
+    fn make_numbered(&self, entry: &Entry) -> Result<(), Failure> {
+        let mut number = self.numbers.get(&entry.name).copied();
+        for _ in 1..NUMBER_TRIES {
+            let Err(why) = self.make_with(entry, number) else { return Ok(()) };
+            let taken = device::numbers()?;
+            let is_taken = number.is_some_and(|number| taken.contains(&number));
+            if !is_taken || self.interrupt.is_told() || self.is_made_by_another(entry) {
+                return Err(why);
+            }
+            log::info!("{}: {why}; another number is tried", entry.name);
+            let listed = |id: &u32| self.tab.entries.iter().any(|it| it.options.id == Some(*id));
+            number = (0..).find(|id| !taken.contains(id) && !listed(id));
+        }
+        self.make_with(entry, number)
+    }
+
+    fn make_with(&self, entry: &Entry, number: Option<u32>) -> Result<(), Failure> {
+        let (spec, mut common) = spec(entry)?;
+        common.id = common.id.or(number);
+        add::add_one_of_several(spec, &common, self.interrupt)
     }
 
     /// Whether another command has made the device meanwhile.
