@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "tab-foreground", bound_s: 150, disks: two, run: |_| family() },
         Case { name: "tab-foreground-mounted", bound_s: 150, disks: two, run: |_| mounted() },
         Case { name: "tab-foreground-carried", bound_s: 150, disks: two, run: |_| carried() },
+        Case { name: "tab-foreground-together", bound_s: 120, disks: &[], run: |_| together() },
         Case { name: "tab-foreground-alone", bound_s: 120, disks: two, run: |_| alone() },
     ]
 }
@@ -175,6 +176,21 @@ fn carried() {
     assert_eq!(s.ends(), 0);
     assert_eq!(stop(m), 0);
     server::assert_nothing_left("both services");
+}
+
+/// Services that start at the same moment, as at boot: each device gets a number, though all begin
+/// with the same.
+fn together() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let lines = names.map(|name| format!("{name} \"0 8 zero\"\n"));
+    let tab = Tab::of(&format!("{}x \"0 8 zero\" id=1,noauto\n", lines.concat()));
+    let services = names.map(|name| start(&tab, name));
+    services.iter().for_each(|service| service.hears("READY=1"));
+    assert!(server::list().iter().all(|device| device["id"] != 1), "that is another line's");
+    for service in services {
+        assert_eq!(stop(service), 0);
+    }
+    server::assert_nothing_left("all services");
 }
 
 /// What a service does that cannot have its device, or finds another one.
