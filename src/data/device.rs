@@ -4,7 +4,7 @@
 //! Rule kept here: no request ends with `EAGAIN`, which the kernel does not treat as a disk error:
 //! it gets `EIO` instead.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
 use dm_targets::device::Device;
@@ -30,7 +30,6 @@ pub struct ServedDevice {
     device: Rc<Device>,
     queues: Vec<Rc<Queue>>,
     stats: Cell<DeviceStats>,
-    name: RefCell<String>,
 }
 
 impl ServedDevice {
@@ -41,12 +40,8 @@ impl ServedDevice {
         queues: Vec<Rc<Queue>>,
         device: Rc<Device>,
     ) -> Rc<ServedDevice> {
-        let served = Rc::new(ServedDevice {
-            device,
-            queues,
-            stats: Cell::default(),
-            name: RefCell::new(name.to_owned()),
-        });
+        device.events().set_name(name);
+        let served = Rc::new(ServedDevice { device, queues, stats: Cell::default() });
         for queue in &served.queues {
             for tag in 0..queue.depth() {
                 let (queue, served) = (queue.clone(), served.clone());
@@ -58,9 +53,9 @@ impl ServedDevice {
         served
     }
 
-    /// Messages have this name from now on.
+    /// Messages and events have this name from now on.
     pub fn rename(&self, name: &str) {
-        name.clone_into(&mut self.name.borrow_mut());
+        self.device.events().set_name(name);
     }
 
     /// The device's I/O counters.
@@ -113,8 +108,8 @@ impl ServedDevice {
             Err(error) => {
                 stats.errors += 1;
                 if stats.errors.is_power_of_two() {
-                    let (name, kind, sector) =
-                        (self.name.borrow(), word(request.kind), request.sector);
+                    let (name, kind) = (self.device.events().name(), word(request.kind));
+                    let sector = request.sector;
                     log::warn!(
                         "{name}: {kind} at sector {sector}: {error} (error {})",
                         stats.errors

@@ -24,17 +24,36 @@ use crate::request::{Request, RequestKind, TargetError};
 use crate::snapshot::origin::Origin;
 use crate::target::Target;
 
-/// Events of a device that an administrator may be waiting for.
+/// Events of a device that an administrator may be waiting for, and its name in messages.
 #[derive(Default)]
 pub struct Events {
     count: Cell<u32>,
     gone: Cell<bool>,
     changed: WaitQueue,
+    name: RefCell<String>,
     /// The events of the device to which these are forwarded.
     above: RefCell<Option<Rc<Events>>>,
 }
 
 impl Events {
+    /// Those of a target that has this name until its device gives it one.
+    pub fn named(name: String) -> Events {
+        Events { name: RefCell::new(name), ..Events::default() }
+    }
+
+    /// The name of the device.
+    pub fn name(&self) -> String {
+        match &*self.above.borrow() {
+            Some(device) => device.name(),
+            None => self.name.borrow().clone(),
+        }
+    }
+
+    /// The device has this name from now on.
+    pub fn set_name(&self, name: &str) {
+        name.clone_into(&mut self.name.borrow_mut());
+    }
+
     /// The number of events.
     pub fn count(&self) -> u32 {
         self.count.get()

@@ -58,10 +58,11 @@ fn fill(snapshot: &Disk) {
     }
 }
 
-/// A snapshot whose COW becomes full.
+/// A snapshot whose COW becomes full, after it has got its name.
 fn snapshot_fills() {
     let (o, c) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 64));
-    let view = server::add(&format!("snapshot --origin {o} --cow {c} --name s --chunk-size 4k"));
+    let view = server::add(&format!("snapshot --origin {o} --cow {c} --chunk-size 4k"));
+    ublk_dm(&format!("rename {view} s")).ok();
     let top = server::add(&format!("origin --origin {o} --name o"));
     let snapshot = Disk::open(&view);
     fill(&snapshot);
@@ -75,17 +76,17 @@ fn snapshot_fills() {
     ublk_dm("del o s").ok();
 }
 
-/// A mirror that is recovered and loses a leg, whose path is returned.
+/// A mirror with the name that it is given, which is recovered and loses a leg: the leg's path.
 fn mirror_loses_a_leg() -> String {
     let leg = Faulty::new("leg", "n0", 16 * MIB, MIB);
     let other = slice("other", "n1", 16 * MIB, MIB);
-    let line = format!("mirror --leg {other} --leg {} --name m", leg.path);
+    let line = format!("mirror --leg {other} --leg {}", leg.path);
     let mirror = server::add(&line);
     wait_for("recovered");
     leg.set(Fault::Writes);
     Disk::open(&mirror).write(0, &Buf::new(8));
     wait_for("leg-failed");
-    ublk_dm("del m").ok();
+    server::del("mirror0");
     leg.path.clone()
 }
 
@@ -103,8 +104,8 @@ fn events() {
         ("filling", "s", "warning"),
         ("overflow", "s", "warning"),
         ("invalid", "s", "error"),
-        ("recovered", "m", "notice"),
-        ("leg-failed", "m", "warning"),
+        ("recovered", "mirror0", "notice"),
+        ("leg-failed", "mirror0", "warning"),
     ] {
         let (_, of, at, value) = find(word);
         assert_eq!((of.as_str(), at.as_str()), (device, priority), "{value}");
@@ -113,7 +114,7 @@ fn events() {
     let (.., failed) = find("leg-failed");
     assert_eq!((&failed["leg"], failed["disk"].as_str()), (&1.into(), Some(leg.as_str())));
     let ran = || fs::read_to_string(RAN).unwrap_or_default();
-    server::wait_for(20, "the program", || ran().contains("leg-failed m leg-failed"));
+    server::wait_for(20, "the program", || ran().contains("leg-failed mirror0 leg-failed"));
     assert!(ran().contains("filling s filling 80\n"), "{}", ran());
     child.kill().expect("a child");
     child.wait().expect("a child");

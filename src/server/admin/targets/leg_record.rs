@@ -1,7 +1,9 @@
-//! A mirror's events in the log, and the record of its legs in the run directory.
+//! A mirror's events, and the record of its legs in the run directory.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
+use dm_targets::device::Events;
 use dm_targets::mirror::Event;
 use dm_targets::mirror::leg_state::LegState;
 use log::Level;
@@ -10,22 +12,22 @@ use crate::server::admin::machine::Records;
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::events::tell;
 
-/// Logs a mirror's events, and records the state of its legs.
+/// Tells a mirror's events, and records the state of its legs.
 pub(super) struct LegRecorder<R> {
     records: R,
-    label: String,
+    events: Rc<Events>,
     /// The last attempt to write the record failed, and that was logged.
     failing: Cell<bool>,
 }
 
 impl<R: Records> LegRecorder<R> {
-    /// For a mirror with this name.
-    pub fn new(records: R, label: String) -> LegRecorder<R> {
-        LegRecorder { records, label, failing: Cell::new(false) }
+    /// For a mirror with these events.
+    pub fn new(records: R, events: Rc<Events>) -> LegRecorder<R> {
+        LegRecorder { records, events, failing: Cell::new(false) }
     }
 
-    /// Logs an event.
-    pub fn log(&self, event: &Event) {
+    /// Tells an event and counts it.
+    pub fn tell(&self, event: &Event) {
         let (level, word) = match event {
             Event::InSync => (Level::Info, "recovered"),
             Event::LegFailed { .. } => (Level::Warn, "leg-failed"),
@@ -33,13 +35,15 @@ impl<R: Records> LegRecorder<R> {
             Event::LogUnused => (Level::Warn, "log-unused"),
             Event::WritesHeld => (Level::Warn, "writes-held"),
         };
+        let name = self.events.name();
         match event {
             Event::LegFailed { leg, disk, .. } => {
                 let leg = leg.to_string();
-                tell(level, word, &self.label, &[("leg", &leg), ("disk", disk)], event);
+                tell(level, word, &name, &[("leg", &leg), ("disk", disk)], event);
             }
-            _ => tell(level, word, &self.label, &[], event),
+            _ => tell(level, word, &name, &[], event),
         }
+        self.events.notify();
     }
 
     /// Called by the target before it acknowledges a request that depends on the state.
@@ -54,10 +58,10 @@ impl<R: Records> LegRecorder<R> {
             Err(error) if !failed_before => log::error!(
                 "{}: the run directory cannot record which legs are up to date: {error}; writes \
                  that depend on that record fail until it can be written",
-                self.label
+                self.events.name()
             ),
             Ok(()) if failed_before => {
-                log::warn!("{}: the state of its legs is on record again", self.label)
+                log::warn!("{}: the state of its legs is on record again", self.events.name())
             }
             _ => {}
         }

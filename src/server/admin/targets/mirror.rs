@@ -274,10 +274,9 @@ impl<M: Machine> Administrator<M> {
                 Ok::<_, Reason>(Some(disk))
             });
             let legs = parts_of(&thread, legs, kept.collect::<Result<_, _>>()?, known);
-            let events = Rc::new(Events::default());
-            let notified = events.clone();
-            let legs_recorder = Rc::new(LegRecorder::new(records, label));
-            let recorder = legs_recorder.clone();
+            let events = Rc::new(Events::named(label));
+            let recorder = Rc::new(LegRecorder::new(records, events.clone()));
+            let listener = recorder.clone();
             let config = MirrorConfig {
                 host: &group.host,
                 copy: &group.copy,
@@ -295,10 +294,7 @@ impl<M: Machine> Administrator<M> {
                 source,
                 past,
                 recorder: Rc::new(move |state: &LegState| recorder.record(state)),
-                listener: Rc::new(move |event| {
-                    legs_recorder.log(&event);
-                    notified.notify();
-                }),
+                listener: Rc::new(move |event| listener.tell(&event)),
             };
             let mirror = Mirror::open(config).await?;
             Ok::<_, Reason>((OpenTarget { target: Target::Mirror(mirror), events }, ()))

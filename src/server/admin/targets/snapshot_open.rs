@@ -63,7 +63,7 @@ pub(super) struct Opening<L> {
     pub(super) ownership: Ownership,
     /// The record of the COW's losses.
     pub(super) losses: L,
-    /// Its name in log messages.
+    /// Its name in messages while its device has not started.
     pub(super) label: String,
     pub(super) origin: DiskId,
     /// It is merged into the origin.
@@ -88,7 +88,7 @@ pub(super) async fn open<T: Thread>(
     let origin = group.origin(opening.origin.key()).ok_or(NO_ORIGIN)?;
     let cow = thread.disk(cow);
     let block_bytes = cow.limits().logical_block_bytes;
-    let events = Rc::new(Events::default());
+    let events = Rc::new(Events::named(opening.label));
     let persistent = !table.store.is_transient();
     let parts = Parts {
         executor: &group.executor,
@@ -106,7 +106,7 @@ pub(super) async fn open<T: Thread>(
         len: Some(opening.len),
         options: options_of(&table),
         journal: journal.map(|journal| Rc::new(journal) as Rc<dyn Journal>),
-        listener: Rc::new(listener(opening.label, events.clone(), merged)),
+        listener: Rc::new(listener(events.clone(), merged)),
     };
     if merges {
         let options = opening.merge.as_ref();
@@ -154,11 +154,7 @@ fn options_of(snapshot: &Table) -> Options {
 }
 
 /// Logs a target's events and counts them; `merged`: what is called when a merge has ended.
-fn listener(
-    label: String,
-    events: Rc<Events>,
-    merged: Box<dyn Fn() + Send>,
-) -> impl Fn(Event) + 'static {
+fn listener(events: Rc<Events>, merged: Box<dyn Fn() + Send>) -> impl Fn(Event) + 'static {
     move |event| {
         let percent = match event {
             Event::Filling(percent) => percent.to_string(),
@@ -166,7 +162,7 @@ fn listener(
         };
         let fields = [("percent", percent.as_str())];
         let fields = if percent.is_empty() { &[][..] } else { &fields[..] };
-        tell(priority(&event), word(&event), &label, fields, &event);
+        tell(priority(&event), word(&event), &events.name(), fields, &event);
         events.notify();
         if matches!(event, Event::Merged) {
             merged();
