@@ -9,7 +9,7 @@ use crate::Case;
 use crate::cases::process::{heard, pid_of};
 use crate::disk::{Buf, Disk, MIB, slice};
 use crate::server;
-use crate::sh::{binary, sh, ublk_dm};
+use crate::sh::{binary, run_args, sh, ublk_dm};
 
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1"];
@@ -79,7 +79,8 @@ fn stderr_full() {
     let view = Disk::open(&format!("/dev/ublkb{}", server::number("s", "/id")));
     let begun = Instant::now();
     // Each signal is a line, and so are the levels of the COW.
-    (0..300).for_each(|_| drop(sh(&format!("kill -HUP {pid}")).ok()));
+    let signals = format!("for n in {{1..300}}; do kill -HUP {pid}; sleep 0.001; done");
+    run_args("bash", &["-c", &signals]).ok();
     (0..5).for_each(|chunk| view.write(chunk * 8, &Buf::new(8)));
     ublk_dm("status s").ok();
     drop(view);
