@@ -13,6 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::descriptors::limit_hint;
+pub use about::About;
 
 /// The exit code of a command that has examined something and found it bad. No failure has it.
 pub const FOUND_BAD: u8 = 3;
@@ -46,6 +47,20 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The word for the kind, for programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Usage => "usage",
+            Kind::NotFound => "not_found",
+            Kind::InUse => "in_use",
+            Kind::Refused => "refused",
+            Kind::Unsupported => "unsupported",
+            Kind::NoAnswer => "no_answer",
+            Kind::System { .. } => "system",
+            Kind::Failed => "failed",
+        }
+    }
+
     /// The kind of a failed system call, whatever was added to it on the way.
     pub fn of(error: &io::Error) -> Kind {
         if let Some(errno) = error.raw_os_error() {
@@ -80,12 +95,15 @@ pub struct Failure {
     /// The end of the line after the cause, with its separator: what to do, or what is left.
     #[serde(default)]
     end: String,
+    /// What it is about, if that was noted here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    about: Option<Box<About>>,
 }
 
 impl Failure {
     /// A failure without a cause.
     pub fn new(kind: Kind, context: impl Into<String>) -> Failure {
-        Failure { kind, context: context.into(), source: None, end: String::new() }
+        Failure { kind, context: context.into(), source: None, end: String::new(), about: None }
     }
 
     /// Adds what failed because of this failure: the line reads `context: this`. The kind is kept.
@@ -116,6 +134,7 @@ impl Failure {
             context: words.into(),
             source: Some(Box::new(self)),
             end: String::new(),
+            about: None,
         }
     }
 
@@ -154,8 +173,6 @@ impl Failure {
     }
 }
 
-/// Accessors for tests.
-#[cfg(test)]
 impl Failure {
     /// The errno, if the root cause is a failed system call.
     pub fn errno(&self) -> Option<i32> {
@@ -164,7 +181,54 @@ impl Failure {
             _ => self.source.as_ref().and_then(|source| source.errno()),
         }
     }
+}
 
+/// What it is about.
+impl Failure {
+    /// Notes the device, unless the cause has noted one.
+    pub fn of_device(self, name: &str) -> Failure {
+        self.noting(|about| {
+            about.device.get_or_insert_with(|| name.to_owned());
+        })
+    }
+
+    /// Notes the disk, unless the cause has noted one.
+    pub fn of_disk(self, path: impl AsRef<Path>) -> Failure {
+        self.noting(|about| {
+            about.disk.get_or_insert_with(|| path.as_ref().display().to_string());
+        })
+    }
+
+    /// Notes the sector of the disk.
+    pub fn at_sector(self, sector: u64) -> Failure {
+        self.noting(|about| about.sector = Some(sector))
+    }
+
+    fn noting(mut self, note: impl FnOnce(&mut About)) -> Failure {
+        let mut about = self.about();
+        note(&mut about);
+        self.about = Some(Box::new(about));
+        self
+    }
+
+    /// What the failure or its causes are about.
+    pub fn about(&self) -> About {
+        match (&self.about, &self.source) {
+            (Some(about), _) => (**about).clone(),
+            (None, Some(source)) => source.about(),
+            (None, None) => About::default(),
+        }
+    }
+
+    /// The commands that the line advises, in its order.
+    pub fn advice(&self) -> Vec<String> {
+        about::commands_in(&self.to_string())
+    }
+}
+
+/// Accessors for tests.
+#[cfg(test)]
+impl Failure {
     pub fn contains(&self, words: &str) -> bool {
         self.to_string().contains(words)
     }
@@ -233,6 +297,7 @@ pub fn wrong_usage(message: impl Into<String>) -> Failure {
     Failure::new(Kind::Usage, message)
 }
 
+mod about;
 mod targets;
 #[cfg(test)]
 mod tests;

@@ -33,7 +33,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use cli::terminal::{complain, print_text};
+use cli::json;
+use cli::terminal::{complain, print_text, refuse_usage};
 use storage::silent;
 
 /// Exit code for an invalid command line.
@@ -89,7 +90,7 @@ fn main() -> ExitCode {
         return asked.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     if let Some(words) = cli::dmsetup::words_in(std::env::args_os()) {
-        server::logging::install(log::LevelFilter::Warn);
+        server::logging::install(log::LevelFilter::Warn, false);
         let code = cli::dmsetup::run(&words);
         log::logger().flush();
         return code;
@@ -98,7 +99,10 @@ fn main() -> ExitCode {
     let cli = match cli::args::Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            complain(usage_line(&error));
+            if std::env::args_os().any(|word| word == json::FLAG) {
+                json::turn_on();
+            }
+            refuse_usage(usage_line(&error));
             return ExitCode::from(WRONG_USAGE);
         }
         // The user asked for help or the version.
@@ -115,11 +119,14 @@ fn main() -> ExitCode {
     } else {
         level
     };
-    server::logging::install(level);
+    if cli.json {
+        json::turn_on();
+    }
+    server::logging::install(level, cli.json);
     if cli.verb.serves() {
         server::environment::close_inherited();
     }
-    let code = match cli::run(cli.verb) {
+    let code = match cli::run(cli.verb, cli.json) {
         Ok(code) => code,
         Err(failure) => {
             complain(&failure);

@@ -13,7 +13,9 @@ use super::disk_word::Disks;
 use super::family::{self, Locked, Wanted};
 use super::gone::{self, exists};
 use super::interrupt::{Interrupt, take_back};
+use super::json;
 use super::keep::{self, AtEnd, Signals, Watch};
+use super::results::{self, Named};
 use super::table;
 use super::takeover;
 use super::terminal::print;
@@ -252,7 +254,7 @@ fn keep_own(
     server.map_or(Ok(()), |server| takeover::by_server(server, own))?;
     let path = format!("{}{}", device::BLOCK_PATH, own.id);
     log::info!("{path} already exists");
-    print(&path)?;
+    print_path(&path, &Named::of_state(own))?;
     keep::keep(rundir, key, own.device(), (&signals, watch), AtEnd::Deleted, lock)
 }
 
@@ -284,8 +286,10 @@ fn take_own_over(
     takeover::check(rundir, &own)?;
     rundir.remove_socket(key);
     let path = format!("{}{}", device::BLOCK_PATH, own.id);
+    let named = Named::of_state(&own);
     let wanted = [own];
-    let done = |reply| takeover::taken_over(reply, &wanted).and_then(|()| print(&path));
+    let done =
+        |reply| takeover::taken_over(reply, &wanted).and_then(|()| print_path(&path, &named));
     process::foreground(rundir, key, Command::Recover(state.devices), lock, done)
 }
 
@@ -349,10 +353,10 @@ pub(super) fn check_name(
 /// Prints the result of an `add`; the path only if it is wanted.
 fn print_added(reply: Reply, spec: &DeviceSpec, prints: bool) -> Result<(), Failure> {
     match reply {
-        Reply::Added { path, note, .. } => {
+        Reply::Added { path, note, device, name } => {
             udev::settle(&path);
             if prints {
-                print(&path)?;
+                print_path(&path, &Named::new(device.id, name))?;
             }
             match note {
                 Some(note) => log::warn!("{note}"),
@@ -363,6 +367,11 @@ fn print_added(reply: Reply, spec: &DeviceSpec, prints: bool) -> Result<(), Fail
         _ => return Err(other_answer()),
     }
     Ok(())
+}
+
+/// Prints the path of a device, or its object.
+fn print_path(path: &str, device: &Named) -> Result<(), Failure> {
+    if json::is_on() { results::done(device) } else { print(path) }
 }
 
 /// Warns that a mirror with a core log remembers nothing when it is added again.

@@ -8,6 +8,7 @@ mod merge;
 mod monitor;
 mod rename;
 mod tab;
+pub mod text;
 
 use std::path::PathBuf;
 
@@ -41,6 +42,9 @@ pub struct Cli {
     /// Print only errors to stderr
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Print results as JSON objects, one a line, and errors likewise on stderr (docs/json.md)
+    #[arg(long, global = true)]
+    pub json: bool,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -131,9 +135,6 @@ pub enum Verb {
     Status {
         /// Name, ublk id or /dev/ublkbN; all if none is given
         devices: Vec<String>,
-        /// Print one JSON object per device
-        #[arg(long)]
-        json: bool,
     },
     /// Print device-mapper table lines
     Table {
@@ -295,9 +296,6 @@ pub enum Verb {
         /// All devices
         #[arg(long)]
         all: bool,
-        /// Print one JSON object per device
-        #[arg(long)]
-        json: bool,
     },
     #[command(flatten)]
     Tab(Tab),
@@ -307,11 +305,7 @@ pub enum Verb {
     #[command(subcommand)]
     Journal(Journal),
     /// Show the features of this kernel's ublk driver
-    Features {
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
+    Features,
     Dmsetup(super::dmsetup::entry::Dmsetup),
     #[command(flatten)]
     Machine(Machine),
@@ -329,6 +323,18 @@ impl Verb {
             Verb::Recover { foreground, .. } => *foreground,
             Verb::Add(add) => add.common().foreground,
             _ => false,
+        }
+    }
+
+    /// The name of a verb that has no object to print: what it prints is a text by nature.
+    pub fn prints_text(&self) -> Option<&'static str> {
+        match self {
+            Verb::Metrics(_) => Some("metrics"),
+            Verb::Dmsetup(_) => Some("dmsetup"),
+            Verb::Tab(Tab::SystemdGenerator(_)) => Some("systemd-generator"),
+            Verb::Pages(Pages::Completions { .. }) => Some("completions"),
+            Verb::Pages(Pages::Man { .. }) => Some("man"),
+            _ => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use super::results::Named;
 use super::unrecorded::{self, Unrecorded};
 use super::without_table;
 use crate::failure::{Failure, Kind, Reason};
@@ -126,11 +127,11 @@ impl Known {
             (None, _) => match self.problems.first() {
                 None => {
                     let why = format!("{word}: no such device; see `ublk-dm list`");
-                    Err(Failure::new(Kind::NotFound, why))
+                    Err(Failure::new(Kind::NotFound, why).of_device(word))
                 }
                 Some(problem) => {
                     let what = format!("{word}: no such device among those that are known");
-                    Err(problem.clone().context(what))
+                    Err(problem.clone().context(what).of_device(word))
                 }
             },
         }
@@ -143,21 +144,29 @@ impl Family {
     }
 }
 
+/// What a server answers, and the device that was asked about.
+pub(super) struct Answer {
+    pub device: Named,
+    pub reply: Reply,
+}
+
 /// Sends a command to the server of a device.
 pub(super) fn ask(
     word: &str,
     command: impl FnOnce(DeviceRef) -> Command,
-) -> Result<Reply, Failure> {
+) -> Result<Answer, Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
     let (family, device) = known.find(word)?;
-    ask_server(&rundir, &family.key, device, command).map_err(|why| by_name(device, why))
+    let reply = ask_server(&rundir, &family.key, device, command);
+    let reply = reply.map_err(|why| by_name(device, why))?;
+    Ok(Answer { device: Named::of(device), reply })
 }
 
 /// A failure that names a device by its path alone, with its name before the path: its user may
 /// have typed the name.
 pub(super) fn by_name(device: &DeviceReport, why: Failure) -> Failure {
-    with_name(&device.name, device.id, why)
+    with_name(&device.name, device.id, why).of_device(&device.name)
 }
 
 fn with_name(name: &str, id: u32, why: Failure) -> Failure {
@@ -304,7 +313,8 @@ pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Reason> {
                  hangs",
                 device.id
             ),
-        )),
+        )
+        .of_device(&device.name)),
         None => Ok(()),
     }
 }

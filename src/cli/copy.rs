@@ -18,7 +18,8 @@ use dm_targets::words::parse_size;
 use serde_json::json;
 
 use self::work::{copy_on, zero_on};
-use super::terminal::{print, progress_bar};
+use super::results;
+use super::terminal::progress_bar;
 use crate::data::{disk_limits, disk_on};
 use crate::failure::{Failure, wrong_usage};
 use crate::protocol::{Cow, Which};
@@ -192,13 +193,7 @@ fn stores(ranges: &[Range]) -> Vec<Cow> {
 }
 
 /// Copies a range to up to eight destinations.
-pub fn copy(
-    from: &str,
-    to: &[String],
-    throttle: u32,
-    json: bool,
-    force: bool,
-) -> Result<ExitCode, Failure> {
+pub fn copy(from: &str, to: &[String], throttle: u32, force: bool) -> Result<ExitCode, Failure> {
     let source = open(from, Access::ReadOnly, force, None, &[])?;
     let destinations = open_destinations(to, force, Some(source.count))?;
     let mut ranges = vec![(&source, from)];
@@ -210,11 +205,11 @@ pub fn copy(
     let from = engine.region(source);
     let regions = engine.regions(destinations);
     let client = engine.client.clone();
-    engine.finish(total, json, to, async move { copy_on(&client, &from, &regions).await })
+    engine.finish(total, to, async move { copy_on(&client, &from, &regions).await })
 }
 
 /// Zeroes ranges.
-pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure> {
+pub fn zero(to: &[String], force: bool) -> Result<ExitCode, Failure> {
     let destinations = open_destinations(to, force, None)?;
     let ranges: Vec<_> = destinations.iter().zip(to.iter().map(String::as_str)).collect();
     refuse_overlap(&ranges)?;
@@ -224,7 +219,7 @@ pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure>
     let total = Sectors(destinations.iter().map(|range| range.count.0).sum());
     let regions = engine.regions(destinations);
     let client = engine.client.clone();
-    let zeroed = engine.finish(total, json, to, async move { zero_on(&client, &regions).await });
+    let zeroed = engine.finish(total, to, async move { zero_on(&client, &regions).await });
     if let (Ok(_), Ok(rundir)) = (&zeroed, RunDir::open()) {
         stores.into_iter().for_each(|cow| rundir.forget_stores(cow));
     }
@@ -260,7 +255,6 @@ impl Engine {
     fn finish(
         self,
         total: Sectors,
-        json: bool,
         words: &[String],
         work: impl Future<Output = Outcome> + 'static,
     ) -> Result<ExitCode, Failure> {
@@ -282,25 +276,24 @@ impl Engine {
         };
         bar.finish_and_clear();
         let failed = outcome.first_error.map(Failure::from);
-        if json {
+        let object = || {
             let errors = words.iter().enumerate().map(|(index, word)| {
                 let failed = outcome.write_err & (1 << index) != 0;
                 json!({ "path": word, "failed": failed })
             });
-            let object = json!({
-                "version": 1,
+            json!({
                 "bytes": outcome.written.bytes(),
                 "total_bytes": total.bytes(),
                 "seconds": start.elapsed().as_secs_f64(),
                 "read_error": outcome.read_err,
                 "destinations": errors.collect::<Vec<_>>(),
                 "error": failed.as_ref().map(ToString::to_string),
-            });
-            // If the result cannot be printed, the error line says whether everything is written.
-            let done = if failed.is_none() { "everything is written, but " } else { "" };
-            let why = failed.as_ref().map_or_else(String::new, |why| format!("{why}; "));
-            print(&object.to_string()).map_err(|error| error.after(format!("{why}{done}")))?;
-        }
+            })
+        };
+        // If the result cannot be printed, the error line says whether everything is written.
+        let done = if failed.is_none() { "everything is written, but " } else { "" };
+        let why = failed.as_ref().map_or_else(String::new, |why| format!("{why}; "));
+        results::show(object).map_err(|error| error.after(format!("{why}{done}")))?;
         match failed {
             Some(why) => Err(why),
             None => Ok(ExitCode::SUCCESS),

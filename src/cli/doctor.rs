@@ -18,11 +18,12 @@ use serde::Serialize;
 use self::finding::{Finding, Mend, Weight};
 use super::args::Doctor;
 use super::client::{Known, require_root};
+use super::json;
 use super::reap;
 use super::recover;
-use super::show::{VERSION, line_of};
 use super::terminal::{complain, one_line, print};
 use super::up;
+use super::verdict::verdict;
 use crate::failure::{Failure, Reason};
 use crate::rundir::RunDir;
 use crate::ublk::Control;
@@ -33,7 +34,6 @@ const FOUND_BAD: u8 = 3;
 /// The object that `--json` prints for a finding.
 #[derive(Serialize)]
 struct Printed<'a> {
-    version: u32,
     /// A word for what was looked at, which stays.
     check: &'a str,
     weight: Weight,
@@ -58,9 +58,9 @@ pub(super) fn doctor(asked: &Doctor) -> Result<ExitCode, Failure> {
         }
     }
     for (finding, fixed) in with(&fixed, true).chain(with(&found, false)) {
-        show(finding, fixed, asked.json)?;
+        show(finding, fixed)?;
     }
-    if found.is_empty() && fixed.is_empty() && !asked.json {
+    if found.is_empty() && fixed.is_empty() && !json::is_on() {
         print("nothing is wrong")?;
     }
     let is_bad = found.iter().any(|finding| finding.weight == Weight::Problem);
@@ -107,7 +107,7 @@ fn carry_out(found: &[Finding]) -> bool {
         let Some(done) = try_to(mend) else { continue };
         tried.push(mend.command());
         if let Err(why) = done {
-            complain(tried_in_vain(&mend.command(), why));
+            complain(&tried_in_vain(&mend.command(), why));
         }
     }
     !tried.is_empty()
@@ -118,10 +118,15 @@ fn try_to(mend: &Mend) -> Option<Result<(), Failure>> {
     match mend {
         Mend::ByHand(_) => None,
         Mend::LoadDriver => Some(load_driver()),
-        Mend::Recover(name) => Some(recover::recover(std::slice::from_ref(name), false, None)),
+        Mend::Recover(name) => Some(recovered(name)),
         Mend::Up(name) => Some(up::up_quietly(name)),
         Mend::Reap => Some(reap::reap_quietly()),
     }
+}
+
+/// Has a new server take a device over, and prints nothing on stdout.
+fn recovered(name: &String) -> Result<(), Failure> {
+    verdict(recover::recovered(std::slice::from_ref(name), false, None)?)
 }
 
 fn load_driver() -> Result<(), Failure> {
@@ -137,11 +142,10 @@ fn tried_in_vain(command: &str, why: Failure) -> Reason {
     why.context(format!("`{command}`"))
 }
 
-fn show(finding: &Finding, fixed: bool, json: bool) -> Result<(), Failure> {
+fn show(finding: &Finding, fixed: bool) -> Result<(), Failure> {
     let mend = finding.mend.as_ref().map(|mend| mend.command());
-    if json {
-        return print(&line_of(&Printed {
-            version: VERSION,
+    if json::is_on() {
+        return print(&json::line_of(&Printed {
             check: finding.check,
             weight: finding.weight,
             subject: finding.subject.as_deref(),

@@ -3,6 +3,7 @@
 
 use super::client::{Known, open_rundir};
 use super::remove;
+use super::results;
 use super::unnamed;
 use super::verdict::verdict;
 use crate::failure::{Failure, Kind};
@@ -35,8 +36,10 @@ pub(super) fn down(names: &[String], all: bool) -> Result<(), Failure> {
         }
         problems.extend(unlisted);
     }
-    if !words.is_empty() {
-        problems.extend(remove::del(&words, false, false).err());
-    }
+    let done = match words.is_empty() {
+        true => results::devices("deleted", std::iter::empty()),
+        false => remove::del(&words, false, false),
+    };
+    problems.extend(done.err());
     verdict(problems)
 }

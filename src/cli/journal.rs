@@ -5,8 +5,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::client::open_rundir;
+use super::json;
+use super::results;
 use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::{Failure, Reason};
@@ -45,6 +48,7 @@ pub(super) fn run(what: &Journal) -> Result<(), Failure> {
         Journal::Discard { file } => {
             let left = left(&rundir, file)?;
             journal::discard(&left.path).map_err(|error| Failure::at(&left.path, error))?;
+            results::show(|| json!({ "journal": left.path.display().to_string() }))?;
         }
     }
     Ok(())
@@ -55,10 +59,15 @@ pub(super) fn run(what: &Journal) -> Result<(), Failure> {
 fn list(rundir: &RunDir) -> Result<(), Failure> {
     let directory = rundir.path();
     let paths = journal::paths_in(directory).map_err(|error| Failure::at(directory, error))?;
-    let mut problems = Vec::new();
+    let (mut problems, mut found) = (Vec::new(), Vec::new());
     for path in paths {
         match journal::left_at(&path) {
             Ok(None) => {}
+            Ok(Some(Left { owner, records, .. })) if json::is_on() => found.push(json!({
+                "path": path.display().to_string(),
+                "damaged": owner.is_none(),
+                "writes": owner.is_some().then_some(records),
+            })),
             Ok(Some(Left { owner, records, .. })) => {
                 let what = if owner.is_none() {
                     "damaged".to_owned()
@@ -70,6 +79,7 @@ fn list(rundir: &RunDir) -> Result<(), Failure> {
             Err(error) => problems.push(Failure::at(&path, error)),
         }
     }
+    results::show(|| json!({ "journals": found }))?;
     verdict(problems)
 }
 
@@ -135,5 +145,6 @@ fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
         )
         .into());
     }
-    journal::give(&left.path, &to, &owner).map_err(|error| Failure::at(&to, error))
+    journal::give(&left.path, &to, &owner).map_err(|error| Failure::at(&to, error))?;
+    results::show(|| json!({ "journal": to.display().to_string() }))
 }

@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::client::{Known, open_rundir};
-use super::show::{VERSION, line_of};
+use super::json;
 use super::terminal::print;
 use super::verdict::verdict;
-use crate::failure::Failure;
+use crate::failure::{Failure, wrong_usage};
 use crate::protocol::{
     DeviceObject, Health, MergeObject, MergeState, RunState, SnapshotObject, TargetObject,
 };
@@ -19,9 +19,6 @@ use crate::rundir::Reserved;
 /// The flags of `list`.
 #[derive(Args)]
 pub struct List {
-    /// Print one JSON object
-    #[arg(long, conflicts_with_all = ["output", "no_headings"])]
-    json: bool,
     /// The columns, with commas between them
     #[arg(short, long, value_name = "FIELDS", value_delimiter = ',', value_enum)]
     output: Vec<Field>,
@@ -131,7 +128,6 @@ impl Field {
 /// The object that `list --json` prints.
 #[derive(Serialize)]
 struct Listing<'a> {
-    version: u32,
     devices: Vec<&'a DeviceObject>,
     /// Names that `create --notable` has taken.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -160,11 +156,14 @@ impl WithoutTable<'_> {
 }
 
 pub(super) fn list(list: &List) -> Result<(), Failure> {
+    if json::is_on() && (list.no_headings || !list.output.is_empty()) {
+        return Err(wrong_usage("list: --json has all fields: not with -o or --no-headings"));
+    }
     let known = Known::of(&open_rundir()?)?;
-    if list.json {
+    if json::is_on() {
         let devices = known.devices().into_iter().map(|device| &device.object).collect();
         let without_table = known.reserved.iter().map(WithoutTable::of).collect();
-        print(&line_of(&Listing { version: VERSION, devices, without_table })?)?;
+        print(&json::line_of(&Listing { devices, without_table })?)?;
         return verdict(known.problems);
     }
     let fields = if list.output.is_empty() { &Field::DEFAULT[..] } else { &list.output };

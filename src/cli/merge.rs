@@ -14,11 +14,14 @@ use dm_targets::units::Sectors;
 use indicatif::ProgressBar;
 use log::Level;
 use serde::Serialize;
+use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::args::Merge;
 use super::client::{Family, Known, must_answer, open_rundir, other_answer};
+use super::json;
+use super::results::{self, Named};
 use super::terminal::{print, progress_bar};
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{
@@ -44,20 +47,34 @@ pub(super) fn merge(asked: &Merge) -> Result<(), Failure> {
     must_answer(device)?;
     let word = &asked.device;
     let interrupted = asked.wait.then(catch).transpose()?;
-    if let Some(command) = command(asked, family, device)? {
-        if let Some(note) = ask(&rundir, family, device, &command)? {
+    let command = command(asked, family, device)?;
+    let mut result = command.as_ref().map_or("none", result_of);
+    if let Some(command) = &command {
+        if let Some(note) = ask(&rundir, family, device, command)? {
             log::warn!("{note}");
-            return Ok(());
+            result = "deferred";
         }
     }
-    let Some(interrupted) = interrupted else { return Ok(()) };
+    let Some(interrupted) = interrupted.filter(|_| result != "deferred") else {
+        return results::show(|| json!({ "device": Named::of(device), "result": result }));
+    };
     // A snapshot's device has ended by now; its origin's is the one of its family.
     let is_origin = |device: &&DeviceReport| {
         matches!(device.object.target.as_str(), "snapshot-origin" | "snapshot-merge")
     };
     let origin = family.devices.iter().find(is_origin);
     let origin = origin.ok_or_else(|| format!("{word}: its origin has no device"))?;
-    wait(&rundir, origin, asked.json, &interrupted)
+    wait(&rundir, origin, &interrupted)
+}
+
+/// The word for what a command has done.
+fn result_of(command: &Command) -> &'static str {
+    match command {
+        Command::ChangeMerge { change: MergeChange::Pause, .. } => "paused",
+        Command::ChangeMerge { change: MergeChange::Resume, .. } => "resumed",
+        Command::ChangeMerge { change: MergeChange::Rate(_), .. } => "rate_changed",
+        _ => "begun",
+    }
 }
 
 /// The device that a word names, or the one into which a snapshot with that name is merged.
@@ -187,7 +204,6 @@ fn catch() -> Result<Arc<AtomicBool>, Failure> {
 /// A line of `--json`.
 #[derive(Serialize)]
 struct Line<'a> {
-    version: u32,
     name: &'a str,
     block_device: &'a str,
     #[serde(flatten)]
@@ -197,7 +213,6 @@ struct Line<'a> {
 /// What a wait shows.
 struct Shown<'a> {
     device: &'a DeviceReport,
-    json: bool,
     bar: Option<ProgressBar>,
     last: Option<MergeObject>,
     printed: Option<Instant>,
@@ -223,12 +238,10 @@ impl Shown<'_> {
     }
 
     fn print(&mut self) -> Result<(), Failure> {
-        let Some(merge) = self.last.as_ref().filter(|_| self.json) else { return Ok(()) };
+        let Some(merge) = self.last.as_ref().filter(|_| json::is_on()) else { return Ok(()) };
         self.printed = Some(Instant::now());
         let (name, block_device) = (&self.device.name, &self.device.object.block_device);
-        let line = Line { version: 1, name, block_device, merge };
-        let line = serde_json::to_string(&line).map_err(std::io::Error::from)?;
-        print(&line)
+        print(&json::line_of(&Line { name, block_device, merge })?)
     }
 
     /// Shows a device that is served; returns whether its merge has ended.
@@ -290,22 +303,10 @@ impl Shown<'_> {
 }
 
 /// Waits until the origin's device is plain again.
-fn wait(
-    rundir: &RunDir,
-    origin: &DeviceReport,
-    json: bool,
-    interrupted: &AtomicBool,
-) -> Result<(), Failure> {
+fn wait(rundir: &RunDir, origin: &DeviceReport, interrupted: &AtomicBool) -> Result<(), Failure> {
     let name = &origin.name;
-    let mut shown = Shown {
-        device: origin,
-        json,
-        bar: None,
-        last: None,
-        printed: None,
-        rests: "",
-        said: false,
-    };
+    let mut shown =
+        Shown { device: origin, bar: None, last: None, printed: None, rests: "", said: false };
     let mut unserved: Option<Instant> = None;
     loop {
         let (key, device) = report_of(rundir, origin)?;

@@ -7,8 +7,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
+
 use super::client::ask;
 use super::disk_word::Disks;
+use super::json;
+use super::results::{self, Named};
 use super::terminal::print;
 use crate::failure::{FOUND_BAD, Failure};
 use crate::protocol::{Command, Reply};
@@ -20,16 +24,23 @@ pub(super) fn message(device: &str, words: Vec<String>) -> Result<ExitCode, Fail
     let words = with_paths(words, &mut disks)?;
     let named = disks.named();
     let compares = words.first().is_some_and(|verb| verb == "check");
-    let Reply::Lines(lines) = ask(device, |device| Command::Message { device, words, named })?
-    else {
-        return Ok(ExitCode::SUCCESS);
+    let answer = ask(device, |device| Command::Message { device, words, named })?;
+    let lines = if let Reply::Lines(lines) = answer.reply { lines } else { Vec::new() };
+    let printed = match json::is_on() {
+        true => show(&answer.device, &lines),
+        false => lines.iter().try_for_each(|line| print(line)),
     };
-    lines
-        .iter()
-        .try_for_each(|line| print(line))
-        .map_err(|failure| if compares { failure } else { done(device, failure) })?;
+    printed.map_err(|failure| if compares { failure } else { done(device, failure) })?;
     let differs = compares && !lines.is_empty();
     Ok(if differs { ExitCode::from(FOUND_BAD) } else { ExitCode::SUCCESS })
+}
+
+/// Prints what the target replies as one object: a line that is an object stays one.
+fn show(device: &Named, lines: &[String]) -> Result<(), Failure> {
+    let reply = lines.iter().map(|line| {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|_| Value::String(line.clone()))
+    });
+    results::show(|| json!({ "device": device, "reply": reply.collect::<Vec<_>>() }))
 }
 
 /// Says that the message was carried out, although its result cannot be printed.

@@ -11,6 +11,7 @@ mod text;
 use clap::Args;
 
 use self::text::{Format, collect};
+use super::args::text::OnlyText;
 use super::terminal::print_text;
 use super::verdict::verdict;
 use crate::failure::Failure;
@@ -25,6 +26,8 @@ pub struct Metrics {
     /// that is made at this path
     #[arg(long, value_name = "ADDR|SOCKET")]
     listen: Option<String>,
+    #[command(flatten)]
+    text: OnlyText,
 }
 
 pub(super) fn metrics(flags: &Metrics) -> Result<(), Failure> {

@@ -15,6 +15,7 @@ mod gone;
 mod internal;
 mod interrupt;
 pub mod journal;
+pub mod json;
 mod keep;
 mod list;
 mod merge;
@@ -28,6 +29,7 @@ mod reap;
 mod recover;
 mod remove;
 mod rename;
+mod results;
 mod save;
 mod service;
 mod show;
@@ -52,15 +54,22 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, wrong_usage};
 use crate::offline;
 use crate::protocol::Command;
 use args::{self as cli, Cli, OnDisks, Rename, Verb};
 use client::ask;
 use terminal::stdout;
 
-/// Runs a verb.
-pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
+/// Runs a verb; `objects`: it prints objects.
+pub fn run(verb: Verb, objects: bool) -> Result<ExitCode, Failure> {
+    match verb.prints_text().filter(|_| objects) {
+        Some(name) => Err(wrong_usage(format!("{name} prints no objects: it has no --json"))),
+        None => carry_out(verb),
+    }
+}
+
+fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Add(add) => return add::add_device(add),
         Verb::Create { name, options, .. } if options.notable => {
@@ -74,17 +83,17 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Metrics(flags) => metrics::metrics(&flags)?,
         Verb::Monitor(asked) => monitor::monitor(&asked)?,
         Verb::Tab(verb) => return of_tab(&verb),
-        Verb::Status { devices, json } => show::status(&devices, json)?,
-        Verb::Table { devices, inactive: false } => show::lines(&devices, |one| one.table.clone())?,
+        Verb::Status { devices } => show::status(&devices)?,
+        Verb::Table { devices, inactive: false } => show::table(&devices)?,
         Verb::Table { devices, inactive: true } => show::inactive(&devices)?,
         Verb::Suspend { device, noflush } => {
-            drop(ask(&device, |device| Command::Suspend { device, noflush })?)
+            results::done(&ask(&device, |device| Command::Suspend { device, noflush })?.device)?
         }
         Verb::Resume { device } => return swap::resume(&device, true),
         Verb::Clear { device } => swap::clear(&device)?,
         Verb::Load { device, table, options } => swap::load(&device, &table, &options)?,
         Verb::Resize { device, size } => {
-            drop(ask(&device, |device| Command::Resize { device, bytes: size })?)
+            results::done(&ask(&device, |device| Command::Resize { device, bytes: size })?.device)?
         }
         Verb::Rename(Rename::Rename { device, name }) => rename::rename(&device, &name)?,
         Verb::Merge(asked) => merge::merge(&asked)?,
@@ -99,11 +108,11 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
             unnamed::refuse_recover(&devices, all)?;
             recover::recover(&devices, all, source.as_deref())?
         }
-        Verb::Upgrade { devices, all, json } => upgrade::run(&devices, all, json)?,
+        Verb::Upgrade { devices, all } => upgrade::run(&devices, all)?,
         Verb::OnDisks(what) => return on_disks(what),
         Verb::Dmsetup(asked) => return dmsetup::verb(&asked.words),
         Verb::Journal(what) => journal::run(&what)?,
-        Verb::Features { json } => show::features(json)?,
+        Verb::Features => show::features()?,
         Verb::Machine(cli::Machine::Doctor(asked)) => return doctor::doctor(&asked),
         Verb::Machine(cli::Machine::Reap) => reap::reap()?,
         Verb::Pages(what) => pages::run(&what, Cli::command())?,
@@ -115,16 +124,10 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
 /// The verbs that work on disks and images themselves.
 fn on_disks(what: OnDisks) -> Result<ExitCode, Failure> {
     match what {
-        OnDisks::Copy { from, to, throttle, json, force } => {
-            copy::copy(&from, &to, throttle, json, force)
-        }
-        OnDisks::Zero { to, json, force } => copy::zero(&to, json, force),
-        OnDisks::Check { path, origin, json } => {
-            offline(offline::check, &path, origin.as_deref(), json)
-        }
-        OnDisks::Dump { path, origin, json } => {
-            offline(offline::dump, &path, origin.as_deref(), json)
-        }
+        OnDisks::Copy { from, to, throttle, force } => copy::copy(&from, &to, throttle, force),
+        OnDisks::Zero { to, force } => copy::zero(&to, force),
+        OnDisks::Check { path, origin } => offline(offline::check, &path, origin.as_deref()),
+        OnDisks::Dump { path, origin } => offline(offline::dump, &path, origin.as_deref()),
     }
 }
 
@@ -146,12 +149,8 @@ fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
 }
 
 /// `check` and `dump`: the result goes to stdout as it is found, and the verdict is the exit code.
-fn offline(
-    verb: offline::Verb,
-    path: &Path,
-    origin: Option<&Path>,
-    json: bool,
-) -> Result<ExitCode, Failure> {
-    let verdict = verb(&offline::Request { path, origin, json }, &mut stdout());
+fn offline(verb: offline::Verb, path: &Path, origin: Option<&Path>) -> Result<ExitCode, Failure> {
+    let request = offline::Request { path, origin, json: json::is_on() };
+    let verdict = verb(&request, &mut stdout());
     Ok(ExitCode::from(verdict?.exit_code()))
 }

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use self::tail::Tail;
 use super::args::Monitor;
 use super::client::open_rundir;
-use super::show::line_of;
+use super::json;
 use super::terminal::{complain, one_line};
 use crate::failure::Failure;
 use crate::protocol::EventLine;
@@ -44,7 +44,7 @@ pub(super) fn monitor(asked: &Monitor) -> Result<(), Failure> {
         from_start = true;
         loop {
             for event in tail.read(&dir).map_err(|error| Failure::at(&dir, error))? {
-                if !print(&event, asked.json)? {
+                if !print(&event)? {
                     return Ok(());
                 }
                 if let Some(program) = &asked.exec {
@@ -115,9 +115,10 @@ fn wait(watch: &OwnedFd) -> Result<Woken, Failure> {
 }
 
 /// Prints an event. Returns whether there is somebody to read it.
-fn print(event: &EventLine, json: bool) -> Result<bool, Failure> {
-    let line = match json {
-        true => line_of(event)?,
+fn print(event: &EventLine) -> Result<bool, Failure> {
+    let line = match json::is_on() {
+        // It is one already, with its version.
+        true => serde_json::to_string(event).map_err(io::Error::from)?,
         false => one_line(&format!(
             "{} {:<7} {:<13} {}: {}",
             event.time, event.priority, event.event, event.device, event.message
@@ -149,8 +150,8 @@ fn run(program: &Path, event: &EventLine) {
         Ok(status) if status.success() => {}
         Ok(status) => {
             let what = format!("{}: {}: {status}", program.display(), event.event);
-            complain(Failure::from(what));
+            complain(&Failure::from(what));
         }
-        Err(error) => complain(Failure::at(program, error)),
+        Err(error) => complain(&Failure::at(program, error)),
     }
 }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use super::add;
 use super::args::{self as cli, Common};
 use super::client::open_rundir;
+use super::results::{self, Named};
 use super::table::on_server_death;
 use super::uuid;
 use super::without_table::{self, is_device};
@@ -36,6 +37,7 @@ pub(super) fn create(name: &str, created: &cli::Created) -> Result<ExitCode, Fai
         uuid: created.uuid.clone(),
     };
     rundir.reserve(&Reserved::new(name, created.id, options)?)?;
+    results::done(&Named::without_table(name))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -118,16 +120,24 @@ pub(super) fn rename(word: &str, name: &str) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Forgets the devices without a table among these words, or all. Returns the other words.
-pub(super) fn del(rundir: &RunDir, words: &[String], all: bool) -> Result<Vec<String>, Failure> {
+/// Forgets the devices without a table among these words, or all. Returns their names, and the
+/// other words.
+pub(super) fn del(
+    rundir: &RunDir,
+    words: &[String],
+    all: bool,
+) -> Result<(Vec<String>, Vec<String>), Failure> {
     let everything = if all { without_table::all(rundir)? } else { Vec::new() };
     let names = everything.into_iter().map(|one| one.name);
-    let mut others = Vec::new();
+    let (mut forgotten, mut others) = (Vec::new(), Vec::new());
     for word in names.chain(words.iter().cloned()) {
         match find(rundir, &word, "del")? {
-            Some(_) => rundir.unreserve(&word)?,
+            Some(_) => {
+                rundir.unreserve(&word)?;
+                forgotten.push(word);
+            }
             None => others.push(word),
         }
     }
-    Ok(others)
+    Ok((forgotten, others))
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Command, Subcommand};
 use clap_complete::Shell;
 
+use super::args::text::OnlyText;
 use super::terminal::print_text;
 use crate::failure::Failure;
 
@@ -23,6 +24,8 @@ pub enum Pages {
     Completions {
         /// The shell
         shell: Shell,
+        #[command(flatten)]
+        text: OnlyText,
     },
     /// Write the manual pages of all verbs into a directory
     ///
@@ -31,14 +34,16 @@ pub enum Pages {
     Man {
         /// The directory; it is made if it is not there
         dir: PathBuf,
+        #[command(flatten)]
+        text: OnlyText,
     },
 }
 
 /// Prints or writes it; `command`: the program's command line.
 pub(super) fn run(what: &Pages, command: Command) -> Result<(), Failure> {
     match what {
-        Pages::Completions { shell } => completions(*shell, command),
-        Pages::Man { dir } => man(dir, command),
+        Pages::Completions { shell, .. } => completions(*shell, command),
+        Pages::Man { dir, .. } => man(dir, command),
     }
 }
 

@@ -3,12 +3,17 @@
 //! Rules kept here: a device that a server may still take over, that is in use, or that may just be
 //! added, stays; and what is recorded nowhere else is recorded before the files that have it go.
 
+use std::cell::RefCell;
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::time::{Duration, SystemTime};
 
+use serde_json::json;
+
 use super::client::{Known, open_rundir};
+use super::json;
 use super::recover;
+use super::results;
 use super::terminal::print;
 use super::unrecorded;
 use super::verdict::verdict;
@@ -35,12 +40,23 @@ impl NeverStarted {
     }
 }
 
+/// What was deleted, and how that ends a line.
+type Deleted<'a> = (&'a str, &'a str);
 /// Says what was deleted.
-type Say<'a> = &'a dyn Fn(&str) -> Result<(), Failure>;
+type Say<'a> = &'a dyn Fn(Deleted<'_>) -> Result<(), Failure>;
 
 /// Deletes all of it, and prints what.
 pub(super) fn reap() -> Result<(), Failure> {
-    run(&print)
+    let deleted = RefCell::new(Vec::new());
+    let ended = run(&|(what, how)| match json::is_on() {
+        true => {
+            deleted.borrow_mut().push(what.to_owned());
+            Ok(())
+        }
+        false => print(&format!("{what}: {how}")),
+    });
+    let shown = results::show(|| json!({ "deleted": deleted.take() }));
+    ended.and(shown)
 }
 
 /// Deletes all of it, and prints nothing on stdout.
@@ -59,14 +75,14 @@ fn run(say: Say<'_>) -> Result<(), Failure> {
     for device in &known.unrecorded {
         let done = unused(device.id()).and_then(|()| device.delete(&rundir, true));
         match done {
-            Ok(()) => say(&format!("/dev/ublkb{}: deleted", device.id()))?,
+            Ok(()) => say((&format!("/dev/ublkb{}", device.id()), "deleted"))?,
             Err(why) => problems.push(why),
         }
     }
     for device in never_started(&rundir)? {
         let id = device.id();
         match apart::delete_apart(id, device.0.cookie) {
-            Ok(()) => say(&format!("/dev/ublkc{id}: deleted; it was never started"))?,
+            Ok(()) => say((&format!("/dev/ublkc{id}"), "deleted; it was never started"))?,
             Err(why) => problems.push(why),
         }
     }
@@ -81,7 +97,7 @@ fn forget_servers(rundir: &RunDir, say: Say<'_>) -> Result<Vec<Reason>, Failure>
     for family in gone {
         let why = recover::forgotten(rundir, family);
         if why.is_empty() && rundir.server(&family.key).is_none() {
-            say(&format!("{}: files removed", family.key))?;
+            say((&family.key, "files removed"))?;
         }
         problems.extend(why);
     }

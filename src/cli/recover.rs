@@ -15,14 +15,16 @@ use super::client::{Family, Known, must_answer, open_rundir};
 use super::disk_word::Disks;
 use super::ending;
 use super::gone;
+use super::json;
 use super::keep::{self, AtEnd, Signals, Watch};
 use super::order::{self, Part};
+use super::results::{self, Named};
 use super::side_by_side;
 use super::table::place_of;
 use super::takeover;
 use super::verdict::verdict;
 use crate::failure::{Failure, Kind, Reason, wrong_usage};
-use crate::protocol::{self, Command, DeviceReport, DeviceState, Reply};
+use crate::protocol::{self, Command, DeviceReport, DeviceState, Problem, Reply};
 use crate::rundir::{FamilyLock, RunDir, Server};
 use crate::server::process;
 use crate::storage::ublk_devices_below;
@@ -153,7 +155,23 @@ fn all_with_source(
 
 /// Starts a new server for every family of the chosen devices whose server has died.
 pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Result<(), Failure> {
-    verdict(recovered(words, all, source)?)
+    let before = if json::is_on() { unserved()? } else { Vec::new() };
+    let mut problems = recovered(words, all, source)?;
+    if json::is_on() {
+        let waits = unserved()?;
+        let is_served =
+            |device: &&DeviceReport| !waits.iter().any(|other| other.device() == device.device());
+        let served = before.iter().filter(is_served).map(Named::of);
+        problems.extend(results::devices("recovered", served).err());
+    }
+    verdict(problems)
+}
+
+/// The devices that have no server.
+fn unserved() -> Result<Vec<DeviceReport>, Failure> {
+    let known = Known::of(&open_rundir()?)?;
+    let devices = known.devices().into_iter().cloned();
+    Ok(devices.filter(|device| device.object.server_pid.is_none()).collect())
 }
 
 /// The same, and returns what could not be done.
@@ -301,10 +319,19 @@ fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport], own: &[u32])
     ask_to_recover(takeover::refuse_waiting(&disks, own).map(|()| server), &command, &names)
 }
 
+/// What a server could not do, with the device's name.
+fn why_of(problem: Problem) -> Reason {
+    let Problem { name, why, .. } = problem;
+    match name {
+        Some(name) => why.of_device(&name),
+        None => why,
+    }
+}
+
 fn ask_to_recover(server: Result<UnixStream, Reason>, command: &Command, names: &str) -> Recovered {
     let why = match server.and_then(|server| Ok(protocol::ask(server, command)?)) {
         Ok(Reply::Recovered { problems, notes }) => {
-            let problems = problems.into_iter().map(|problem| problem.why).collect();
+            let problems = problems.into_iter().map(why_of).collect();
             return Recovered { problems, notes };
         }
         Ok(Reply::Failed(why)) | Err(why) => why.context(format!("{names}: not recovered")),

@@ -10,6 +10,7 @@ use super::client::{Known, by_name, must_answer, open_rundir};
 use super::gone;
 use super::notable;
 use super::order::{self, Part};
+use super::results::{self, Named};
 use super::side_by_side;
 use super::unrecorded::{self, Unrecorded};
 use super::verdict::verdict;
@@ -45,7 +46,7 @@ struct Deleted {
 
 pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
     let rundir = open_rundir()?;
-    let words = &notable::del(&rundir, words, all)?;
+    let (without_table, words) = &notable::del(&rundir, words, all)?;
     let known = Known::of(&rundir)?;
     let (doomed, mut problems) = doomed(&rundir, &known, words, all);
     let must_wait = |one: usize, other: usize| {
@@ -76,6 +77,10 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
         }
         problems.extend(more);
     }
+    let deleted = doomed.iter().zip(&is_gone).filter(|(_, is_gone)| **is_gone);
+    let deleted = deleted.filter_map(|(one, _)| one.what.named());
+    let reserved = without_table.iter().map(|name| Named::without_table(name));
+    problems.extend(results::devices("deleted", deleted.chain(reserved)).err());
     verdict(problems)
 }
 
@@ -132,6 +137,15 @@ fn carriers<'a>(doomed: &'a [Doomed<'_>], at: usize) -> impl Iterator<Item = usi
 }
 
 impl What<'_> {
+    /// The device; `None`: it is none.
+    fn named(&self) -> Option<Named> {
+        match self {
+            What::Device(_, device) => Some(Named::of(device)),
+            What::Unrecorded(device) => Some(Named::new(device.id(), None)),
+            What::Files(_) => None,
+        }
+    }
+
     /// Deletes it. An error means that it is kept.
     fn delete(&self, rundir: &RunDir, force: bool) -> Result<Deleted, Reason> {
         match self {

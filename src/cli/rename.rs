@@ -7,6 +7,7 @@
 use super::add::check_name;
 use super::client::{Known, by_name, must_answer, open_rundir, other_answer};
 use super::notable;
+use super::results::{self, Named};
 use super::udev;
 use crate::failure::Failure;
 use crate::protocol::{self, Command, Reply, refuse_odd_name};
@@ -15,7 +16,7 @@ use crate::protocol::{self, Command, Reply, refuse_odd_name};
 pub(super) fn rename(word: &str, name: &str) -> Result<(), Failure> {
     refuse_odd_name(name)?;
     if notable::rename(word, name)? {
-        return Ok(());
+        return results::done(&Named::without_table(name));
     }
     let rundir = open_rundir()?;
     let (key, device) = {
@@ -24,8 +25,9 @@ pub(super) fn rename(word: &str, name: &str) -> Result<(), Failure> {
         (family.key.clone(), device.clone())
     };
     must_answer(&device).map_err(|why| by_name(&device, why))?;
+    let named = Named::new(device.id, Some(name.to_owned()));
     if device.name == name {
-        return Ok(());
+        return results::done(&named);
     }
     let path = &device.object.block_device;
     let mut lock = rundir.lock_family(&key, "rename")?;
@@ -39,5 +41,5 @@ pub(super) fn rename(word: &str, name: &str) -> Result<(), Failure> {
         Reply::Failed(why) => return Err(by_name(&device, why)),
         _ => return Err(other_answer()),
     }
-    Ok(())
+    results::done(&named)
 }

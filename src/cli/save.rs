@@ -11,8 +11,12 @@ use std::path::Path;
 use dm_targets::mirror::table::{InitialSync, MirrorLog};
 use dm_targets::table::{Table, TargetParams};
 
+use serde_json::json;
+
 use super::args::Common;
 use super::client::{Family, Known, open_rundir};
+use super::json;
+use super::results;
 use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::{Failure, Reason};
@@ -70,10 +74,15 @@ pub(super) fn save(words: &[String], stdout: bool) -> Result<(), Failure> {
     devices.retain(|line| !saving.is_beside(&line.0, &line.1, &mut problems));
     let (lines, new, more) = files::changed(&text, &devices);
     problems.extend(more);
-    if prints {
-        lines.iter().try_for_each(|line| print(line))?;
-    } else if new != text {
+    let writes = !prints && new != text;
+    if writes {
         write(&tab.path, &new)?;
+    }
+    let file = tab.path.display();
+    let object = || json!({ "file": file.to_string(), "written": writes, "lines": lines });
+    match prints && !json::is_on() {
+        true => lines.iter().try_for_each(|line| print(line))?,
+        false => results::show(object)?,
     }
     verdict(problems)
 }

@@ -1,12 +1,12 @@
 //! `status`, `table` and `features`.
 
-use std::io;
-
 use dm_targets::table::Table;
 use serde::Serialize;
 use serde_json::json;
 
 use super::client::{Known, by_name, chosen, must_answer, open_rundir};
+use super::json;
+use super::results::{self, Named};
 use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::Failure;
@@ -15,25 +15,16 @@ use crate::rundir::Reserved;
 use crate::server::orphan;
 use crate::ublk::{self, Control, kernels};
 
-/// The version of the objects that are printed: keys are added, never renamed.
-pub(super) const VERSION: u32 = 1;
-
 /// The object that `status --json` prints for each device.
 #[derive(Serialize)]
 struct WithStatus<'a> {
-    version: u32,
     #[serde(flatten)]
     object: &'a DeviceObject,
     status: &'a str,
 }
 
-/// An object as one line.
-pub(super) fn line_of(object: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string(object).map_err(|error| Failure::from(io::Error::from(error)))
-}
-
-pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
-    if !json {
+pub(super) fn status(words: &[String]) -> Result<(), Failure> {
+    if !json::is_on() {
         return lines(words, |device| device.status.clone());
     }
     let (devices, mut problems) = chosen(&open_rundir()?, words)?;
@@ -43,16 +34,34 @@ pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
             .filter_map(|device| must_answer(device).err().map(|why| by_name(device, why))),
     );
     for DeviceReport { object, status, .. } in &devices {
-        print(&line_of(&WithStatus { version: VERSION, object, status })?)?;
+        print(&json::line_of(&WithStatus { object, status })?)?;
     }
     verdict(problems)
 }
 
+/// Prints the tables of every device whose server answers.
+pub(super) fn table(words: &[String]) -> Result<(), Failure> {
+    if !json::is_on() {
+        return lines(words, |device| device.table.clone());
+    }
+    let (devices, mut problems) = chosen(&open_rundir()?, words)?;
+    for device in &devices {
+        match must_answer(device).map_err(|why| by_name(device, why)) {
+            Ok(()) => show_table(&Named::of(device), Some(&device.table), false)?,
+            Err(why) => problems.push(why),
+        }
+    }
+    verdict(problems)
+}
+
+/// Prints the object of a table; `inactive`: it is loaded, or none is.
+fn show_table(device: &Named, lines: Option<&str>, inactive: bool) -> Result<(), Failure> {
+    let lines: Option<Vec<&str>> = lines.map(|lines| lines.split('\n').collect());
+    results::show(|| json!({ "device": device, "inactive": inactive, "table": lines }))
+}
+
 /// Prints the lines of every device whose server answers.
-pub(super) fn lines(
-    words: &[String],
-    line: impl Fn(&DeviceReport) -> String,
-) -> Result<(), Failure> {
+fn lines(words: &[String], line: impl Fn(&DeviceReport) -> String) -> Result<(), Failure> {
     let (devices, mut problems) = chosen(&open_rundir()?, words)?;
     for device in &devices {
         let prefix = if words.len() == 1 { String::new() } else { format!("{}: ", device.name) };
@@ -77,13 +86,14 @@ pub(super) fn inactive(words: &[String]) -> Result<(), Failure> {
     let is_wanted = |one: &&Reserved| words.is_empty() || words.contains(&one.name);
     let reserved = known.reserved.iter().filter(is_wanted);
     let loaded = |one: &Reserved| one.loaded.as_ref().map(|spec| spec.table.to_string());
-    let reserved = reserved.map(|one| (one.name.clone(), loaded(one)));
-    let served = devices.into_iter().map(|device| (device.name, device.inactive));
-    for (name, lines) in served.chain(reserved) {
+    let reserved = reserved.map(|one| (Named::without_table(&one.name), &one.name, loaded(one)));
+    let served = devices.iter().map(|one| (Named::of(one), &one.name, one.inactive.clone()));
+    for (device, name, lines) in served.chain(reserved) {
         let prefix = if words.len() == 1 { String::new() } else { format!("{name}: ") };
         let table = lines.as_deref().map(Table::parse_table).transpose();
-        let table = table.map_err(|error| Failure::from(error.to_string()).context(&name))?;
+        let table = table.map_err(|error| Failure::from(error.to_string()).context(name))?;
         match table.as_ref().map(orphan::with_numbers) {
+            lines if json::is_on() => show_table(&device, lines.as_deref(), true)?,
             Some(lines) => {
                 lines.split('\n').try_for_each(|line| print(&format!("{prefix}{line}")))?
             }
@@ -94,20 +104,17 @@ pub(super) fn inactive(words: &[String]) -> Result<(), Failure> {
     verdict(problems)
 }
 
-pub(super) fn features(json: bool) -> Result<(), Failure> {
+pub(super) fn features() -> Result<(), Failure> {
     let bits = Control::open().and_then(|mut control| control.features())?;
-    if json {
-        let names = ublk::feature_names(bits);
-        return print(
-            &json!({
-                "version": VERSION,
+    if json::is_on() {
+        return results::show(|| {
+            json!({
                 "bits": bits,
-                "features": names,
+                "features": ublk::feature_names(bits),
                 "unknown": ublk::unknown_features(bits),
                 "known_bug": kernels::known_bug(&kernels::release()),
             })
-            .to_string(),
-        );
+        });
     }
     if let Some(bug) = kernels::known_bug(&kernels::release()) {
         log::warn!("{bug}");
@@ -141,8 +148,8 @@ mod tests {
     #[test]
     fn a_status_is_in_the_object_of_its_device() {
         let object = dead();
-        let line = line_of(&WithStatus { version: VERSION, object: &object, status: "0 1 linear" })
-            .unwrap();
+        let with_status = WithStatus { object: &object, status: "0 1 linear" };
+        let line = json::line_of(&with_status).unwrap();
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&json["version"], &json["status"]), (&json!(1), &json!("0 1 linear")));
         assert_eq!(json["linear"], json!({ "path": "/dev/sda", "offset_bytes": 4096 }));

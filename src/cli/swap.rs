@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use super::args::{Common, Loaded};
-use super::client::ask;
+use super::client::{Answer, ask};
 use super::disk_word::Disks;
 use super::notable;
+use super::results::{self, Named};
 use super::table;
 use crate::failure::Failure;
 use crate::protocol::{Command, DeviceSpec, Reply};
@@ -21,17 +22,17 @@ pub(super) fn load(word: &str, lines: &[String], options: &Loaded) -> Result<(),
 /// Loads a table.
 pub(super) fn load_spec(word: &str, spec: DeviceSpec) -> Result<(), Failure> {
     if notable::load(word, &spec)? {
-        return Ok(());
+        return results::done(&Named::without_table(word));
     }
-    ask(word, |device| Command::Load { device, spec }).map(drop)
+    results::done(&ask(word, |device| Command::Load { device, spec })?.device)
 }
 
 /// Drops a table that is loaded.
 pub(super) fn clear(word: &str) -> Result<(), Failure> {
     if notable::clear(word)? {
-        return Ok(());
+        return results::done(&Named::without_table(word));
     }
-    ask(word, |device| Command::Clear { device }).map(drop)
+    results::done(&ask(word, |device| Command::Clear { device })?.device)
 }
 
 /// Puts a table that is loaded in place; `prints`: the path of a device that is made thereby.
@@ -39,8 +40,10 @@ pub(super) fn resume(word: &str, prints: bool) -> Result<ExitCode, Failure> {
     if let Some(made) = notable::resume(word, prints)? {
         return Ok(made);
     }
-    if let Reply::Noted { note } = ask(word, |device| Command::Resume { device })? {
+    let Answer { device, reply } = ask(word, |device| Command::Resume { device })?;
+    if let Reply::Noted { note } = reply {
         log::warn!("{note}");
     }
+    results::done(&device)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,13 +1,13 @@
 //! What a command prints for people: results on stdout, progress bars on a terminal.
 
-use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use dm_targets::units::Sectors;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::io::Errno;
 
-use crate::failure::Failure;
+use super::json;
+use crate::failure::{Failure, wrong_usage};
 use crate::sys::stdout::was_closed;
 
 /// stdout, where a reader that has gone away (EPIPE) is not a failure: `ublk-dm list | head -1` has
@@ -57,9 +57,18 @@ pub fn print(line: &str) -> Result<(), Failure> {
 ///
 /// The line may contain user input: characters that a terminal would act on are escaped. If stderr
 /// cannot be written, the exit code still says that the command failed.
-pub fn complain(why: impl Display) {
-    let line: String = one_line(&why.to_string());
-    drop(writeln!(io::stderr(), "ublk-dm: {line}"));
+pub fn complain(why: &Failure) {
+    let line = one_line(&why.to_string());
+    let object = json::is_on().then(|| json::error_line(why, &line));
+    drop(match object {
+        Some(Ok(object)) => writeln!(io::stderr(), "{object}"),
+        _ => writeln!(io::stderr(), "ublk-dm: {line}"),
+    });
+}
+
+/// Reports that the command line is wrong.
+pub fn refuse_usage(line: String) {
+    complain(&wrong_usage(line));
 }
 
 /// A message as one line without control characters.
@@ -75,9 +84,9 @@ pub fn one_line(message: &str) -> String {
     line
 }
 
-/// A progress bar on a terminal, a hidden one elsewhere.
+/// A progress bar on a terminal, a hidden one elsewhere and with `--json`.
 pub fn progress_bar(total: Sectors) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if json::is_on() || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(total.bytes());

@@ -22,7 +22,9 @@ use super::args;
 use super::client::{must_answer, open_rundir};
 use super::disk_word::Disks;
 use super::interrupt::Interrupt;
+use super::json;
 use super::recover;
+use super::results::{self, Named};
 use super::side_by_side;
 use super::table;
 use super::terminal::print;
@@ -175,12 +177,13 @@ fn print_paths(rundir: &RunDir, plan: &Plan<'_>) -> Result<(), Failure> {
     entries.sort_by(|one, other| {
         (&one.place.file, one.place.line).cmp(&(&other.place.file, other.place.line))
     });
-    for entry in entries {
-        if let Some(device) = running.device(&entry.name) {
-            print(&format!("{}: {}", entry.name, device.object.block_device))?;
-        }
+    let devices = entries.iter().filter_map(|entry| running.device(&entry.name));
+    if json::is_on() {
+        return results::devices("up", devices.map(Named::of));
     }
-    Ok(())
+    devices
+        .map(|device| print(&format!("{}: {}", device.name, device.object.block_device)))
+        .collect()
 }
 
 impl Work<'_> {

@@ -21,7 +21,9 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 
 use super::client::open_rundir;
+use super::json;
 use super::order::{self, Part};
+use super::results;
 use super::side_by_side;
 use super::terminal::print;
 use super::unnamed::refuse_upgrade;
@@ -39,8 +41,6 @@ use servers::Running;
 
 /// How long the end of a process may take whose program cannot be read any more.
 const DEATH_LIMIT: Duration = Duration::from_secs(1);
-/// The version of the objects that are printed: keys are added, never renamed.
-const VERSION: u32 = 1;
 
 /// A family whose devices were named.
 struct Chosen {
@@ -73,7 +73,7 @@ struct Done {
 }
 
 /// Upgrades the servers of the named devices, or of all.
-pub(super) fn run(words: &[String], all: bool, json: bool) -> Result<(), Failure> {
+pub(super) fn run(words: &[String], all: bool) -> Result<(), Failure> {
     refuse_upgrade(words, all)?;
     let rundir = open_rundir()?;
     let (chosen, mut problems) = choose(&rundir, words, all)?;
@@ -95,8 +95,8 @@ pub(super) fn run(words: &[String], all: bool, json: bool) -> Result<(), Failure
         done.notes.iter().for_each(|note| log::info!("{names}: {note}"));
         let why = Failure::all(done.problems.clone());
         for device in &done.devices {
-            if json {
-                print(&object_of(&done, device, why.as_ref()).to_string())?;
+            if json::is_on() {
+                results::show(|| object_of(&done, device, why.as_ref()))?;
             } else if done.result == UPGRADED {
                 print(&line_of(&done, device))?;
             }
@@ -283,7 +283,6 @@ fn line_of(done: &Done, device: &DeviceState) -> String {
 fn object_of(done: &Done, device: &DeviceState, why: Option<&Failure>) -> serde_json::Value {
     let held = done.held.filter(|_| !device.suspended);
     json!({
-        "version": VERSION,
         "id": device.id,
         "name": device.name,
         "block_device": format!("/dev/ublkb{}", device.id),

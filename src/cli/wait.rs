@@ -4,8 +4,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use dm_targets::units::Sectors;
+use serde_json::json;
 
-use super::client::{ask, must_answer, open_rundir, other_answer, select};
+use super::client::{Answer, ask, must_answer, open_rundir, other_answer, select};
+use super::json;
+use super::results::{self, Named};
 use super::terminal::{print, progress_bar};
 use crate::failure::Failure;
 use crate::protocol::{Command, LegObject, Reply};
@@ -20,7 +23,11 @@ pub(super) fn event_number(word: &str) -> Result<u32, String> {
 
 /// Waits for the next event.
 pub(super) fn event(word: &str, events: Option<u32>) -> Result<(), Failure> {
-    match ask(word, |device| Command::Wait { device, events })? {
+    let Answer { device, reply } = ask(word, |device| Command::Wait { device, events })?;
+    match reply {
+        Reply::Events(count) if json::is_on() => {
+            results::show(|| json!({ "device": device, "event_nr": count }))
+        }
         Reply::Events(count) => print(&count.to_string()),
         _ => Err(other_answer()),
     }
@@ -65,7 +72,8 @@ pub(super) fn in_sync(word: &str) -> Result<(), Failure> {
         bar.set_position(in_sync * region);
         if in_sync == regions {
             bar.finish_and_clear();
-            return Ok(());
+            let device = Named::of(&device);
+            return results::show(|| json!({ "device": device, "in_sync_regions": in_sync }));
         }
         if mirror.recovery.is_none() {
             bar.abandon();

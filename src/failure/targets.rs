@@ -14,7 +14,8 @@ const NO_MEMORY: Kind = Kind::System { errno: libc::ENOMEM };
 
 impl From<DiskError> for Failure {
     fn from(error: DiskError) -> Failure {
-        Failure::new(of_disk(&error), error.to_string())
+        let why = Failure::new(of_disk(&error), error.to_string());
+        why.of_disk(&*error.disk).at_sector(error.sector.0)
     }
 }
 
@@ -25,7 +26,11 @@ impl From<StoreError> for Failure {
             StoreError::NoMemory => NO_MEMORY,
             _ => Kind::Refused,
         };
-        Failure::new(kind, error.to_string())
+        let why = Failure::new(kind, error.to_string());
+        match &error {
+            StoreError::Disk(error) => why.of_disk(&*error.disk).at_sector(error.sector.0),
+            _ => why,
+        }
     }
 }
 

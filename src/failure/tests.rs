@@ -189,3 +189,14 @@ fn errors_of_the_data_path_have_their_kinds() {
     assert_eq!(Failure::from(ChangeError::Unfit(MirrorError::NoMemory)).kind, no_memory);
     assert_eq!(Failure::from(ChangeError::Busy).kind, Kind::InUse);
 }
+
+#[test]
+fn what_a_failure_is_about_stays_with_it() {
+    let disk = Failure::new(Kind::System { errno: libc::EIO }, "read failed");
+    let why = disk.of_disk("/dev/sda").at_sector(8).context("s").of_device("s");
+    let why = Failure::read(&why.context("not added").of_device("other").written());
+    let about =
+        About { device: Some("s".to_owned()), disk: Some("/dev/sda".to_owned()), sector: Some(8) };
+    assert_eq!((why.about(), why.kind), (about, Kind::System { errno: libc::EIO }));
+    assert_eq!(Failure::from("x").about(), About::default());
+}

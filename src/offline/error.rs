@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use dm_targets::units::SECTOR_BYTES;
+
 use crate::failure::{Failure, Kind};
 
 /// Why there is no verdict: something could not be read or written. Exit code 1.
@@ -76,6 +78,13 @@ impl From<Error> for Failure {
             }
             Error::NotStorage { .. } => Kind::Refused,
         };
-        Failure::new(kind, error.to_string())
+        let why = Failure::new(kind, error.to_string());
+        match error {
+            Error::Read { path, offset_bytes, .. } => {
+                why.of_disk(path).at_sector(offset_bytes / SECTOR_BYTES)
+            }
+            Error::Open { path, .. } | Error::NotStorage { path } => why.of_disk(path),
+            Error::Output(_) => why,
+        }
     }
 }

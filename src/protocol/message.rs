@@ -109,6 +109,9 @@ pub enum Reply {
         note: Option<String>,
         path: String,
         device: DeviceRef,
+        /// The device's name; a server of an earlier version does not send it.
+        #[serde(default)]
+        name: Option<String>,
     },
     Deleted,
     /// The same, and what the user should know.

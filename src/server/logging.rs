@@ -75,9 +75,14 @@ impl Log for Front {
     }
 }
 
-/// Sets up logging for a command: to stderr.
-pub fn install(level: LevelFilter) {
-    let command = env_logger::Builder::new().filter_level(level).parse_default_env().build();
+/// Sets up logging for a command: to stderr; `objects`: each line is a JSON object.
+pub fn install(level: LevelFilter, objects: bool) {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(level).parse_default_env();
+    if objects {
+        builder.format(|out, record| writeln!(out, "{}", object_of(record)));
+    }
+    let command = builder.build();
     let level = command.filter();
     if COMMAND.set(command).is_ok() && log::set_logger(&Front).is_ok() {
         log::set_max_level(level);
@@ -263,6 +268,14 @@ impl Sinks {
             drop(file.write(&event));
         }
     }
+}
+
+/// A line as an object, as `docs/json.md` has it.
+fn object_of(record: &Record<'_>) -> serde_json::Value {
+    let level = record.level().as_str().to_ascii_lowercase();
+    serde_json::json!({ "version": 1, "log": {
+        "level": level, "message": record.args().to_string(),
+    } })
 }
 
 fn own_line(level: Level, message: String) -> Line {

@@ -166,7 +166,7 @@ impl From<OpenError> for Failure {
             | OpenErrorKind::TooSmall { .. }
             | OpenErrorKind::Ragged { .. } => Kind::Refused,
         };
-        Failure::new(kind, error.to_string())
+        Failure::new(kind, error.to_string()).of_disk(error.path)
     }
 }
 

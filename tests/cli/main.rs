@@ -9,6 +9,9 @@ mod help;
 mod identity;
 mod images;
 mod journal;
+mod json;
+#[path = "../json_schema.rs"]
+mod json_schema;
 mod listed;
 mod merge;
 mod names;

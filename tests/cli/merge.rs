@@ -24,7 +24,6 @@ fn flags_that_contradict_each_other_are_wrong_usage() {
         &["s", "--defer", "--force"],
         &["s", "--defer", "--pause"],
         &["s", "--defer", "--resume"],
-        &["s", "--json"],
         &["s", "--rate", "1.5MiB"],
         &["s", "--rate", "1MB"],
         &["s", "--rate", "-1"],

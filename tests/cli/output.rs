@@ -197,7 +197,6 @@ fn an_absent_device_has_one_wording() {
         &["del", "none"][..],
         &["del", "--force", "none"],
         &["status", "none"],
-        &["status", "--json", "none"],
         &["table", "none"],
         &["suspend", "none"],
         &["resume", "none"],

@@ -21,6 +21,8 @@ mod disk;
 mod faults;
 #[allow(unsafe_code)]
 mod ioctl;
+#[path = "../json_schema.rs"]
+mod json_schema;
 mod kernel;
 mod load;
 mod log;

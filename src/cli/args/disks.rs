@@ -26,9 +26,6 @@ pub enum OnDisks {
             value_parser = clap::value_parser!(u32).range(1..=100)
         )]
         throttle: u32,
-        /// Print the result as one JSON object; `bytes` is what is durable on every destination
-        #[arg(long)]
-        json: bool,
         /// Also overwrite disks that are in use
         #[arg(long)]
         force: bool,
@@ -40,9 +37,6 @@ pub enum OnDisks {
         /// The range to zero: DEV, or DEV:START+LEN
         #[arg(long, value_name = "DEV[:START+LEN]", required = true)]
         to: Vec<String>,
-        /// Print the result as one JSON object; `bytes` is what is durable
-        #[arg(long)]
-        json: bool,
         /// Also overwrite disks that are in use
         #[arg(long)]
         force: bool,
@@ -55,9 +49,6 @@ pub enum OnDisks {
         /// made for it
         #[arg(long, value_name = "DEV")]
         origin: Option<PathBuf>,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
     },
     /// Show the content of a COW device or dirty log offline; never writes
     ///
@@ -69,8 +60,5 @@ pub enum OnDisks {
         /// made for it
         #[arg(long, value_name = "DEV")]
         origin: Option<PathBuf>,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
     },
 }

@@ -30,9 +30,6 @@ pub enum Machine {
 /// The flags of `doctor`.
 #[derive(Args)]
 pub struct Doctor {
-    /// Print one JSON object for each finding
-    #[arg(long)]
-    pub json: bool,
     /// Also do what mends without loss: load the driver, recover devices, bring up snapshots of
     /// the tab file, and what `reap` does; then look again
     #[arg(long)]

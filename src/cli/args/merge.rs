@@ -31,9 +31,6 @@ pub struct Merge {
     /// writes fail. The device must not be open, not even with --force. Remembered with --defer
     #[arg(long)]
     pub keep: bool,
-    /// With --wait: print the progress, one JSON object per line
-    #[arg(long, requires = "wait")]
-    pub json: bool,
     /// Let the merge rest, also under later servers. The device can be used meanwhile. A merge that
     /// is left to the next activation (--defer) is taken back. Not with --resume, --wait, --rate,
     /// --force, --defer or --keep

@@ -6,9 +6,6 @@ use clap::Args;
 
 #[derive(Args)]
 pub struct Monitor {
-    /// Print one JSON object for each event
-    #[arg(long)]
-    pub json: bool,
     /// Also run this program for each event, one at a time
     #[arg(long, value_name = "PROGRAM")]
     pub exec: Option<PathBuf>,

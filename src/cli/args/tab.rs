@@ -61,6 +61,8 @@ pub struct Generator {
     /// Directories that systemd names as well; nothing is written to them
     #[arg(num_args = 2, value_names = ["EARLY", "LATE"])]
     pub others: Vec<PathBuf>,
+    #[command(flatten)]
+    pub text: super::text::OnlyText,
 }
 
 /// The words of the command line: a link to the program with the name of a generator is the verb.

@@ -19,4 +19,6 @@ pub struct Dmsetup {
     /// What dmsetup is given: a command, its options, and devices
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub words: Vec<std::ffi::OsString>,
+    #[command(flatten)]
+    pub text: crate::cli::args::text::OnlyText,
 }

@@ -35,11 +35,11 @@ fn object(mut object: Value, state: &str, health: &str, answers: bool) -> Device
 #[test]
 fn a_listing_has_a_version_and_a_list() {
     let object = object(dead(), "quiesced", "unknown", false);
-    let listing = |devices| Listing { version: VERSION, devices, without_table: Vec::new() };
-    let line = line_of(&listing(vec![&object])).unwrap();
+    let listing = |devices| Listing { devices, without_table: Vec::new() };
+    let line = json::line_of(&listing(vec![&object])).unwrap();
     let json: Value = serde_json::from_str(&line).unwrap();
     assert_eq!((&json["version"], &json["devices"][0]["name"]), (&json!(1), &json!("l")));
-    assert_eq!(line_of(&listing(Vec::new())).unwrap(), r#"{"version":1,"devices":[]}"#);
+    assert_eq!(json::line_of(&listing(Vec::new())).unwrap(), r#"{"version":1,"devices":[]}"#);
 }
 
 #[test]

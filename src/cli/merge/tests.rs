@@ -43,7 +43,7 @@ fn a_device_that_a_living_server_takes_over_is_waited_for() {
 #[test]
 fn a_line_has_the_merge_and_its_device() {
     let merge = merging("failed");
-    let line = Line { version: 1, name: "o", block_device: "/dev/ublkb0", merge: &merge };
+    let line = Line { name: "o", block_device: "/dev/ublkb0", merge: &merge };
     let line: Value = serde_json::to_value(&line).unwrap();
     assert_eq!((&line["name"], &line["state"]), (&json!("o"), &json!("failed")));
     assert_eq!((&line["left_bytes"], &line["seconds_left"]), (&json!(1024), &Value::Null));
@@ -75,7 +75,6 @@ fn the_rate_of_a_deferred_merge_does_not_begin_it_and_that_of_an_ended_one_is_do
         force: false,
         defer: false,
         keep: false,
-        json: false,
         pause: false,
         resume: false,
     };

@@ -66,6 +66,7 @@ impl<M: Machine> Administrator<M> {
         let (device, name) = (state.device(), state.name.clone());
         let adopted = prepared.spec.other_origin;
         log::info!("{name}: {path} is live");
+        let told = Some(name.clone());
         let target = self.keep(prepared, info, name);
         self.unconfirmed = Some(Unconfirmed { state, target, passed_on });
         self.has_passed_on();
@@ -79,7 +80,7 @@ impl<M: Machine> Administrator<M> {
             );
         }
         let note = note.into_iter().chain(self.expect_activation(device));
-        Ok(Reply::Added { path, note: joined(note), device })
+        Ok(Reply::Added { path, note: joined(note), device, name: told })
     }
 
     /// Opens the disks of a target and the target itself, without writing anything; `again`: what

@@ -30,6 +30,7 @@ mod hangs_beside;
 mod inherited;
 mod joins;
 mod journaled;
+mod json;
 mod kept;
 mod kill;
 mod leaving;
@@ -118,6 +119,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     reopened::cases,
     resize::cases,
     monitor::cases,
+    json::cases,
     moves::cases,
     handover::cases,
     hangs::cases,
