@@ -5,6 +5,7 @@ mod ask;
 mod cow;
 mod device;
 mod device_ref;
+mod durations;
 mod event;
 mod known;
 mod message;
@@ -19,6 +20,7 @@ pub use device::{
     no_merge_into, not_begun,
 };
 pub use device_ref::DeviceRef;
+pub use durations::{BOUNDS_NS, Durations, Histogram};
 pub use event::EventLine;
 pub use known::{KnownDisk, KnownDisks, Part, Place, Unmade};
 pub use message::{Command, Doing, MergeChange, Reply};

@@ -108,9 +108,10 @@ pub enum Verb {
     List(List),
     /// Print metrics of all devices for Prometheus, or serve them
     ///
-    /// Counters of requests, bytes, copies, commits and errors; sizes; how much of a COW is used;
-    /// what a merge or a recovery has left; the state of each leg; the state and the health of each
-    /// device. For the textfile collector of node_exporter write them to a file of its directory:
+    /// Counters of requests, bytes, copies, commits and errors; histograms of how long requests
+    /// take; sizes; how much of a COW is used; what a merge or a recovery has left; the state of
+    /// each leg; the state and the health of each device (docs/metrics.md has them all). For the
+    /// textfile collector of node_exporter write them to a file of its directory:
     ///
     ///     ublk-dm metrics > ublk-dm.prom.new && mv ublk-dm.prom.new ublk-dm.prom
     ///     ublk-dm metrics --listen 127.0.0.1:9876

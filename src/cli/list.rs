@@ -7,13 +7,12 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::client::{Known, open_rundir};
+use super::health;
 use super::json;
 use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::{Failure, wrong_usage};
-use crate::protocol::{
-    DeviceObject, Health, MergeObject, MergeState, RunState, SnapshotObject, TargetObject,
-};
+use crate::protocol::{DeviceObject, Health, MergeObject, SnapshotObject, TargetObject};
 use crate::rundir::Reserved;
 
 /// The flags of `list`.
@@ -222,18 +221,13 @@ fn used(snapshot: &SnapshotObject) -> Option<String> {
 
 /// One word about a device, with the share of a merge or a recovery that is done.
 fn health_of(device: &DeviceObject) -> String {
-    let word = match (device.health, device.state) {
-        (Health::Failing, _) => "failing",
-        (_, RunState::Quiesced | RunState::Dead) => device.state.word(),
-        (_, RunState::Live) if !device.answers => "hangs",
-        (Health::Ok, RunState::Suspended) => "suspended",
-        (Health::Recovering, _) => return with_share("recovering", recovered(device)),
-        (health, _) => match merge_of(device) {
-            Some((word, merge)) => return with_share(word, merged(merge)),
-            None => health.word(),
-        },
+    let word = health::word_of(device);
+    let share = match health::merge_of(device) {
+        _ if word == Health::Recovering.word() => recovered(device),
+        Some((of_merge, merge)) if word == of_merge => merged(merge),
+        _ => None,
     };
-    word.to_owned()
+    with_share(word, share)
 }
 
 fn with_share(word: &str, percent: Option<u128>) -> String {
@@ -243,19 +237,6 @@ fn with_share(word: &str, percent: Option<u128>) -> String {
 fn recovered(device: &DeviceObject) -> Option<u128> {
     let mirror = device.mirror()?;
     (u128::from(mirror.in_sync_regions?) * 100).checked_div(u128::from(mirror.regions?))
-}
-
-/// The merge of a device that has not ended.
-fn merge_of(device: &DeviceObject) -> Option<(&'static str, &MergeObject)> {
-    let merge = snapshot_of(device)?.merge.as_ref()?;
-    let word = match merge.state {
-        MergeState::Deferred => "merge-deferred",
-        MergeState::Merging if merge.paused == Some(true) => "merge-paused",
-        MergeState::Merging => "merging",
-        MergeState::Failed => "merge-stopped",
-        MergeState::Done | MergeState::Invalid => return None,
-    };
-    Some((word, merge))
 }
 
 fn merged(merge: &MergeObject) -> Option<u128> {

@@ -12,6 +12,7 @@ mod ending;
 mod family;
 mod generator;
 mod gone;
+mod health;
 mod internal;
 mod interrupt;
 pub mod journal;

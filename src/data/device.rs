@@ -4,14 +4,17 @@
 //! Rule kept here: no request ends with `EAGAIN`, which the kernel does not treat as a disk error:
 //! it gets `EIO` instead.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use dm_targets::device::Device;
 use dm_targets::exec::Executor;
 use dm_targets::request::RequestKind;
 
+use crate::data::durations::Durations;
 use crate::data::queue::{Descriptor, Queue};
+use crate::protocol;
+use crate::ring::Ring;
 
 /// I/O counters of a device since it was added.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,19 +32,28 @@ pub struct DeviceStats {
 pub struct ServedDevice {
     device: Rc<Device>,
     queues: Vec<Rc<Queue>>,
+    ring: Ring,
     stats: Cell<DeviceStats>,
+    durations: RefCell<Durations>,
 }
 
 impl ServedDevice {
     /// Serves the queues of a device.
     pub(super) fn start(
         executor: &Executor,
+        ring: &Ring,
         name: &str,
         queues: Vec<Rc<Queue>>,
         device: Rc<Device>,
     ) -> Rc<ServedDevice> {
         device.events().set_name(name);
-        let served = Rc::new(ServedDevice { device, queues, stats: Cell::default() });
+        let served = Rc::new(ServedDevice {
+            device,
+            queues,
+            ring: ring.clone(),
+            stats: Cell::default(),
+            durations: RefCell::default(),
+        });
         for queue in &served.queues {
             for tag in 0..queue.depth() {
                 let (queue, served) = (queue.clone(), served.clone());
@@ -61,6 +73,11 @@ impl ServedDevice {
     /// The device's I/O counters.
     pub fn stats(&self) -> DeviceStats {
         self.stats.get()
+    }
+
+    /// How long its requests have taken.
+    pub fn durations(&self) -> protocol::Durations {
+        self.durations.borrow().object()
     }
 
     /// Whether all its tags have ended: the kernel has stopped the device.
@@ -84,6 +101,8 @@ impl ServedDevice {
     async fn handle(&self, descriptor: &Descriptor) -> i32 {
         let Some(request) = &descriptor.request else { return -libc::EOPNOTSUPP };
         let result = self.device.pass(request).await;
+        let ns = self.ring.round_ns().saturating_sub(descriptor.arrived_ns);
+        self.durations.borrow_mut().add(request.kind, ns);
         let mut stats = self.stats.get();
         let bytes = request.count.bytes();
         match request.kind {

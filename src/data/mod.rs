@@ -1,6 +1,7 @@
 //! The data thread of a server, the devices it serves and their queues.
 
 mod device;
+mod durations;
 mod handle;
 mod mailbox;
 mod owner;

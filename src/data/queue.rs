@@ -32,6 +32,8 @@ const PAGE_BYTES: usize = 4096;
 pub struct Descriptor {
     /// The request; `None` if targets have no such operation.
     pub request: Option<Request>,
+    /// The time of the round in which it arrived.
+    pub arrived_ns: u64,
     /// The kernel could not register the request's buffer; this program must.
     needs_registration: bool,
 }
@@ -216,7 +218,8 @@ impl Queue {
         let has_data = matches!(kind, Some(RequestKind::Read | RequestKind::Write { .. }));
         let needs_registration =
             has_data && self.mapped.is_none() && raw.op_flags & sys::UBLK_IO_F_NEED_REG_BUF != 0;
-        Descriptor { request, needs_registration }
+        let arrived_ns = self.ring.round_ns();
+        Descriptor { request, arrived_ns, needs_registration }
     }
 }
 

@@ -149,7 +149,7 @@ impl DataThread {
         let file = self.ring.file(OwnedFd::from(file));
         let open = |options| Queue::open(&self.ring, &file, options);
         let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
-        let served = ServedDevice::start(&self.group.executor, name, queues, device);
+        let served = ServedDevice::start(&self.group.executor, &self.ring, name, queues, device);
         self.served.borrow_mut().insert(id, served.clone());
         let lost = self.lost.clone();
         self.group.executor.spawn(async move {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::OnServerDeath;
 use super::device_ref::DeviceRef;
+use super::durations::Durations;
 
 /// Everything that is shown of a device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct DeviceReport {
     /// of an earlier version and does not say that.
     #[serde(default)]
     pub merged: Option<bool>,
+    /// How long its requests have taken; `None`: its server has not told it.
+    #[serde(default)]
+    pub durations: Option<Durations>,
     /// Numbers of the block devices below it; for a file, of its file system.
     pub disks: Vec<(u32, u32)>,
 }

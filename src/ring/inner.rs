@@ -33,6 +33,8 @@ pub(super) struct Inner {
     pub(super) payloads: RefCell<Payloads>,
     pub(super) timers: RefCell<Vec<(u64, Waker)>>,
     pub(super) start: Instant,
+    /// The time since then at which the completions of this round were there, in nanoseconds.
+    pub(super) round_ns: Cell<u64>,
     /// Disk operations and commands that have been started.
     pub(super) started: Cell<u64>,
     pub(super) wake: RefCell<Option<OwnedFd>>,

@@ -84,6 +84,7 @@ impl Ring {
                 payloads: RefCell::new(Payloads::new(BUFFERS_INDEX)),
                 timers: RefCell::default(),
                 start: Instant::now(),
+                round_ns: Cell::new(0),
                 started: Cell::new(0),
                 wake: RefCell::default(),
                 wake_buffer: RefCell::new(Box::new([0; 8])),
@@ -167,9 +168,16 @@ impl Ring {
                 _ => return Err(error),
             },
         }
+        inner.begin_round();
         inner.reap();
         inner.fire_timers();
         Ok(())
+    }
+
+    /// The time at which the completions of this round were there, in nanoseconds since the ring
+    /// was made: the clock is read once for all that happens in a round.
+    pub fn round_ns(&self) -> u64 {
+        self.inner.round_ns.get()
     }
 
     /// A disk on this ring.
@@ -237,6 +245,11 @@ impl Inner {
             // Memory that does not exist: the caller broke the contract.
             None => self.finish(index, -libc::EINVAL),
         }
+    }
+
+    fn begin_round(&self) {
+        let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.round_ns.set(now);
     }
 
     fn reap(&self) {

@@ -1,5 +1,7 @@
 //! What the data thread knows of its devices, for reports: copied there in one job.
 
+use std::rc::Rc;
+
 use dm_targets::device::Device;
 use dm_targets::mirror::legs::ErrorCounts;
 use dm_targets::mirror::status::LegHealth;
@@ -11,6 +13,7 @@ use dm_targets::units::{ChunkSize, Sectors};
 
 use super::merge_report::MergeFacts;
 use crate::data::{DataThread, DeviceStats};
+use crate::protocol::Durations;
 
 /// The data thread's information about a device.
 pub struct Facts {
@@ -18,6 +21,7 @@ pub struct Facts {
     pub(super) size: Sectors,
     pub(super) logical_block_bytes: u32,
     pub(super) stats: DeviceStats,
+    pub(super) durations: Option<Durations>,
     pub(super) suspended: bool,
     pub(super) events: u32,
     pub(super) copies: u64,
@@ -79,7 +83,11 @@ pub fn look(thread: &DataThread) -> Vec<Facts> {
     let now_ms = thread.group.host.now_ms();
     let stats = |id: u32| thread.served(id).map(|served| served.stats()).unwrap_or_default();
     let devices = thread.group.devices();
-    devices.iter().map(|(id, device)| of_device(*id, device, stats(*id), now_ms)).collect()
+    let of = |(id, device): (&u32, &Rc<Device>)| Facts {
+        durations: thread.served(*id).map(|served| served.durations()),
+        ..of_device(*id, device, stats(*id), now_ms)
+    };
+    devices.iter().map(of).collect()
 }
 
 /// What is known of a device; `now_ms`: the time by the clock of its thread.
@@ -89,6 +97,7 @@ pub fn of_device(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> F
         size: Sectors(0),
         logical_block_bytes: device.target().logical_block_bytes(),
         stats,
+        durations: None,
         suspended: device.is_suspended(),
         events: device.events().count(),
         copies: 0,

@@ -68,7 +68,8 @@ pub fn report_with(
     let inactive = device.loaded.as_ref().map(|loaded| loaded.table.to_string());
     let (id, cookie) = (device.id, device.cookie);
     let merged = device.spec.has_merged();
-    DeviceReport { id, cookie, name, object, status, table, inactive, merged, disks }
+    let durations = None;
+    DeviceReport { id, cookie, name, object, status, table, inactive, merged, durations, disks }
 }
 
 /// The health of a device that no server reports.

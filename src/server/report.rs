@@ -51,7 +51,8 @@ fn report(entry: &Device, facts: &Facts) -> DeviceReport {
     let inactive = entry.loaded.as_ref().map(|loaded| loaded.table.to_string());
     let (id, object) = (facts.id, object(entry, facts));
     let merged = entry.spec.has_merged();
-    DeviceReport { id, cookie, name, object, status, table, inactive, merged, disks }
+    let durations = facts.durations.clone();
+    DeviceReport { id, cookie, name, object, status, table, inactive, merged, durations, disks }
 }
 
 fn mirror_status(facts: &MirrorFacts, mirror: &Mirror, deps: &Deps) -> MirrorStatus {

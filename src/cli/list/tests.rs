@@ -44,8 +44,11 @@ fn a_listing_has_a_version_and_a_list() {
 
 #[test]
 fn the_health_is_what_needs_attention() {
-    let said =
-        |state: &str, health: &str, answers| health_of(&object(dead(), state, health, answers));
+    let said = |state: &str, health: &str, answers| {
+        let device = object(dead(), state, health, answers);
+        assert!(health::WORDS.contains(&health::word_of(&device)), "{state} {health}");
+        health_of(&device)
+    };
     assert_eq!(said("live", "ok", true), "ok");
     assert_eq!(said("live", "ok", false), "hangs");
     assert_eq!(said("suspended", "ok", true), "suspended");
@@ -70,7 +73,9 @@ fn a_merge_is_the_health_of_its_device_until_it_has_ended() {
     ] {
         let merge = json!({ "state": state, "merged_bytes": merged, "left_bytes": left,
             "error": null, "paused": paused });
-        assert_eq!(health_of(&object(snapshot(0, merge), "live", "ok", true)), said, "{state}");
+        let device = object(snapshot(0, merge), "live", "ok", true);
+        assert!(health::WORDS.contains(&health::word_of(&device)), "{state}");
+        assert_eq!(health_of(&device), said, "{state}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The metrics of a device: names, help, units, and where each comes from in `list --json`.
 
+mod durations;
+
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -9,14 +11,24 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
+use crate::cli::health;
 use crate::protocol::{
-    DeviceObject, Health, LegObject, MergeObject, MirrorObject, RunState, SnapshotObject,
+    DeviceObject, Durations, LegObject, MergeObject, MirrorObject, RunState, SnapshotObject,
     StatsObject, TargetObject,
 };
 
+/// A device whose metrics are written.
+#[derive(Debug)]
+pub(super) struct Measured {
+    /// What `list --json` has of it.
+    pub(super) object: DeviceObject,
+    /// How long its requests have taken.
+    pub(super) durations: Option<Durations>,
+}
+
 /// The devices whose metrics are written.
 #[derive(Debug)]
-pub(super) struct Devices(pub(super) Vec<DeviceObject>);
+pub(super) struct Devices(pub(super) Vec<Measured>);
 
 type Label = (&'static str, String);
 
@@ -97,14 +109,11 @@ fn states(device: &DeviceObject) -> Vec<Sample> {
     all.map(sample).map(|(labels, is)| (labels, u64::from(is))).into()
 }
 
+/// The same for each word of health, which are those of `list`.
 fn healths(device: &DeviceObject) -> Vec<Sample> {
-    use Health::{
-        Degraded, Failing, Full, Invalid, Merging, Ok, Overflow, Recovering, Stalled, Unknown,
-    };
-    let all =
-        [Ok, Degraded, Recovering, Merging, Full, Stalled, Overflow, Invalid, Failing, Unknown];
-    let sample = |one: Health| (vec![("health", one.word().to_owned())], device.health == one);
-    all.map(sample).map(|(labels, is)| (labels, u64::from(is))).into()
+    let word = health::word_of(device);
+    let sample = |one: &'static str| (vec![("health", one.to_owned())], u64::from(one == word));
+    health::WORDS.map(sample).into()
 }
 
 const fn counter(
@@ -192,16 +201,25 @@ impl Collector for Devices {
         for family in DEVICES.iter().chain(&OPERATIONS).chain(&TARGETS) {
             self.encode_family(family, &mut encoder)?;
         }
-        Ok(())
+        let known = self.0.iter().filter_map(|one| {
+            let durations = one.durations.as_ref()?;
+            Some((labels_of(&one.object), durations))
+        });
+        durations::encode(known, &mut encoder)
     }
+}
+
+/// What each sample of a device has.
+fn labels_of(device: &DeviceObject) -> [Label; 2] {
+    [("device", format!("ublkb{}", device.id)), ("name", device.name.clone())]
 }
 
 impl Devices {
     fn encode_family(&self, family: &Family, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let Family { name, help, in_bytes, kind, samples } = family;
-        let labelled = |device: &DeviceObject| {
-            let own = [("device", format!("ublkb{}", device.id)), ("name", device.name.clone())];
-            let all = samples(device).into_iter();
+        let labelled = |device: &Measured| {
+            let own = labels_of(&device.object);
+            let all = samples(&device.object).into_iter();
             all.map(move |(labels, value)| (own.iter().cloned().chain(labels).collect(), value))
                 .collect::<Vec<(Vec<Label>, u64)>>()
         };

@@ -4,9 +4,10 @@ use std::fmt;
 
 use prometheus_client::registry::Registry;
 
-use super::families::Devices;
+use super::families::{Devices, Measured};
 use crate::cli::client::{Known, open_rundir};
 use crate::failure::{Failure, Reason};
+use crate::protocol::DeviceReport;
 
 /// How metrics are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,7 +20,11 @@ pub(super) enum Format {
 /// The metrics of all devices, and why some could not be asked.
 pub(super) fn collect(format: Format) -> Result<(String, Vec<Reason>), Failure> {
     let known = Known::of(&open_rundir()?)?;
-    let devices = known.devices().into_iter().map(|device| device.object.clone()).collect();
+    let measured = |device: &DeviceReport| Measured {
+        object: device.object.clone(),
+        durations: device.durations.clone(),
+    };
+    let devices = known.devices().into_iter().map(measured).collect();
     let mut registry = Registry::with_prefix("ublk_dm");
     registry.register_collector(Box::new(Devices(devices)));
     let mut text = String::new();

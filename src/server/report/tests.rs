@@ -33,6 +33,7 @@ fn facts(snapshot: Option<SnapshotFacts>, mirror: Option<MirrorFacts>) -> Facts 
         size: Sectors(64),
         logical_block_bytes: 512,
         stats,
+        durations: None,
         suspended: false,
         events: 9,
         copies: 10,

@@ -101,8 +101,9 @@ fn devices() {
     let (differs, _) = judged("message", &out);
     assert_eq!(differs[0]["reply"][0]["start_bytes"], 64 * 512, "{differs:?}");
     // What fails says of what.
-    let error = failed("add-origin", &format!("add origin --origin {origin} --name p"));
-    assert_eq!((&error["kind"], &error["disk"]), (&"in_use".into(), &origin.into()), "{error}");
+    let error =
+        failed("add-snapshot", &format!("add snapshot --origin {origin} --cow {one} --name p"));
+    assert_eq!((&error["kind"], &error["disk"]), (&"in_use".into(), &one.into()), "{error}");
     let error = failed("message", "message k check");
     assert_eq!(error["device"], "k", "{error}");
     assert_eq!(failed("suspend", "suspend none")["kind"], "not_found");

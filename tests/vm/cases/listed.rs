@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use crate::condition::{Fault, Faulty};
 use crate::disk::{Buf, Disk, MIB, slice};
@@ -106,6 +108,26 @@ fn end(mut server: Child) {
     assert!(server.wait().expect("it ends").success());
 }
 
+/// A write that waits for its device has taken that long.
+fn durations(path: &str) {
+    let count = |more: &str| {
+        let text = ublk_dm("metrics").ok().stdout;
+        let (end, le) = if more.is_empty() { ("count", "") } else { ("bucket", ",le=\"") };
+        let metric = format!("ublk_dm_request_duration_seconds_{end}");
+        let labels = format!(",operation=\"write\"{le}{more}");
+        value(&text, &metric, "o", &labels).unwrap_or_else(|| panic!("{metric}{labels}: {text}"))
+    };
+    assert_eq!((count(""), count("+Inf\"")), (4, 4));
+    let quick = count("0.3\"");
+    ublk_dm("suspend o").ok();
+    let path = path.to_owned();
+    let late = thread::spawn(move || Disk::open(&path).write(0, &Buf::new(8)));
+    thread::sleep(Duration::from_millis(700));
+    ublk_dm("resume o").ok();
+    late.join().expect("it is written");
+    assert_eq!((count(""), count("0.3\""), count("10\"")), (5, quick, 5));
+}
+
 /// Once on stdout, and for each scrape: what users have done, and a server that has died.
 fn scraped() {
     let (origin, cow) = (slice("origin", "n0", 0, LEN), slice("cow", "n1", 0, MIB));
@@ -122,7 +144,9 @@ fn scraped() {
     assert_eq!(of("ublk_dm_exceptions", "s"), Some(4), "{text}");
     assert_eq!(of("ublk_dm_size_bytes", "s"), Some(LEN * 512), "{text}");
     assert_eq!(of("ublk_dm_cow_size_bytes", "s"), Some(MIB * 512), "{text}");
+    assert_eq!(value(&text, "ublk_dm_health", "s", ",health=\"ok\""), Some(1), "{text}");
     assert!(ublk_dm("metrics --openmetrics").ok().stdout.ends_with("# EOF\n"));
+    durations(&path);
     let socket = "/run/ublk-dm-metrics";
     let (tcp, unix) = (serve("127.0.0.1:9876"), serve(socket));
     server::wait_for(20, "the socket", || Path::new(socket).exists());

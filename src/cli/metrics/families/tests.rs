@@ -5,8 +5,9 @@ use serde_json::json;
 
 use super::*;
 use crate::cli::metrics::text::{Format, written};
+use crate::protocol::{BOUNDS_NS, Histogram};
 
-fn objects() -> Vec<DeviceObject> {
+fn objects() -> Vec<Measured> {
     let device = |id: u32, name: &str, target: &str| {
         json!({
             "id": id, "name": name, "target": target, "state": "live", "health": "degraded",
@@ -36,7 +37,16 @@ fn objects() -> Vec<DeviceObject> {
     dead["answers"] = json!(false);
     dead["stats"].take();
     dead["linear"] = json!({ "path": "/a", "offset_bytes": 0 });
-    [snapshot, mirror, dead].map(|one| serde_json::from_value(one).unwrap()).into()
+    let durations = |counts: Vec<u64>| Durations {
+        writes: Histogram { counts, sum_ns: 1_500_000_000 },
+        ..Durations::default()
+    };
+    let mut counts = vec![0; BOUNDS_NS.len() + 1];
+    (counts[0], counts[5], counts[13]) = (3, 2, 1);
+    let known = [Some(durations(counts)), Some(durations(vec![1])), None];
+    let object = |one| serde_json::from_value(one).unwrap();
+    let all = [snapshot, mirror, dead].into_iter().zip(known);
+    all.map(|(one, durations)| Measured { object: object(one), durations }).collect()
 }
 
 fn text(format: Format) -> String {
@@ -71,6 +81,46 @@ fn metrics_have_names_types_units_and_labels() {
     assert_eq!(once.len(), types.len());
     assert_eq!(text.matches("# HELP ").count(), types.len());
     assert!(!text.contains("cow_metadata") && !text.contains("reads_total{device=\"ublkb2\""));
+}
+
+/// A histogram of Prometheus: each bucket has all that is below its bound.
+#[test]
+fn durations_are_histograms() {
+    let text = text(Format::Prometheus);
+    let metric = "ublk_dm_request_duration_seconds";
+    let line = |end: &str, more: &str, value: &str| {
+        let labels = format!(r#"device="ublkb0",name="s \"1\"",operation="write"{more}"#);
+        format!("{metric}_{end}{{{labels}}} {value}")
+    };
+    for line in [
+        format!("# TYPE {metric} histogram"),
+        line("bucket", r#",le="1e-05""#, "3"),
+        line("bucket", r#",le="0.001""#, "3"),
+        line("bucket", r#",le="0.003""#, "5"),
+        line("bucket", r#",le="10""#, "5"),
+        line("bucket", r#",le="+Inf""#, "6"),
+        line("sum", "", "1.5"),
+        line("count", "", "6"),
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+    }
+    // Of other ranges nothing is known, nor of kinds that a server has not told.
+    let of = text.lines().filter(|line| line.starts_with(metric));
+    assert_eq!(of.count(), BOUNDS_NS.len() + 3);
+}
+
+#[test]
+fn the_words_of_health_are_those_of_list() {
+    let text = text(Format::Prometheus);
+    let healths = |name: &str| {
+        let of = |line: &&str| line.starts_with("ublk_dm_health") && line.contains(name);
+        text.lines().filter(of).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let dead = healths(r#"name="d""#);
+    assert_eq!(dead.len(), health::WORDS.len());
+    let is = |line: &&String| line.ends_with(" 1");
+    assert!(dead.iter().filter(is).all(|line| line.contains("quiesced")), "{dead:?}");
+    assert_eq!(dead.iter().filter(is).count(), 1);
 }
 
 #[test]
