@@ -177,13 +177,12 @@ fn print_paths(rundir: &RunDir, plan: &Plan<'_>) -> Result<(), Failure> {
     entries.sort_by(|one, other| {
         (&one.place.file, one.place.line).cmp(&(&other.place.file, other.place.line))
     });
-    let devices = entries.iter().filter_map(|entry| running.device(&entry.name));
+    let mut devices = entries.iter().filter_map(|entry| running.device(&entry.name));
     if json::is_on() {
         return results::devices("up", devices.map(Named::of));
     }
     devices
-        .map(|device| print(&format!("{}: {}", device.name, device.object.block_device)))
-        .collect()
+        .try_for_each(|device| print(&format!("{}: {}", device.name, device.object.block_device)))
 }
 
 impl Work<'_> {

@@ -89,7 +89,9 @@ fn devices() {
     said("suspend", "suspend l");
     said("resume", "resume l");
     assert_eq!(device(&said("rename", "rename l k")[0]).0, "k");
-    Disk::open(&path).write(0, &Buf::new(8));
+    let disk = Disk::open(&path);
+    (0..LEN / 2).step_by(128).for_each(|at| disk.write(at, &Buf::new(128)));
+    drop(disk);
     let shown = said("list", "list");
     assert_eq!(shown[0]["devices"].as_array().map(Vec::len), Some(4), "{shown:?}");
     assert_eq!(said("status", "status").len(), 4);
@@ -107,8 +109,8 @@ fn devices() {
     let error = failed("message", "message k check");
     assert_eq!(error["device"], "k", "{error}");
     assert_eq!(failed("suspend", "suspend none")["kind"], "not_found");
-    // The snapshot flows back.
-    assert_eq!(said("merge", "merge s --rate 1MiB")[0]["result"], "begun");
+    // The snapshot flows back, slowly enough to be paused.
+    assert_eq!(said("merge", "merge s --rate 128KiB")[0]["result"], "begun");
     assert_eq!(said("merge", "merge o --pause")[0]["result"], "paused");
     assert_eq!(said("merge", "merge o --resume")[0]["result"], "resumed");
     let out = ublk_dm("merge o --wait --rate 0 --json").ok();
