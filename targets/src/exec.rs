@@ -1,7 +1,7 @@
 //! The scheduler of all tasks of a group: one thread, no locks held while a task runs.
 //!
 //! A task is created with a device or snapshot and ends with it, so nothing is allocated per
-//! request: a wake pushes an index. Existing executors allocate or use shared atomic queues per
+//! request: a wake links a task to the one woken before it. Existing executors allocate or use shared atomic queues per
 //! wake, and none lets the caller choose the order; here `run_one` takes the position to run, which
 //! is how the simulator explores interleavings.
 //!
@@ -23,43 +23,27 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-#[derive(Default)]
-struct ReadyQueue(Mutex<VecDeque<u32>>);
+/// Ends the list of woken tasks.
+const END: u32 = u32::MAX;
 
-impl ReadyQueue {
-    fn push(&self, index: u32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(index);
-    }
-
-    #[cfg(any(test, feature = "sim"))]
-    fn take(&self, position: usize) -> Option<u32> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(position)
-    }
-
-    /// Exchanges all that is queued for an empty list.
-    fn exchange(&self, list: &mut VecDeque<u32>) {
-        std::mem::swap(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), list);
-    }
-
-    fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-}
-
+/// What wakers share: a list of woken tasks without a lock, since tasks are also woken by other
+/// threads.
 struct TaskWaker {
     index: u32,
     queued: AtomicBool,
-    ready: Arc<ReadyQueue>,
+    /// The task woken before this one, while this one is in the list.
+    before: AtomicU32,
+    /// The task woken last.
+    last: Arc<AtomicU32>,
 }
 
 impl Wake for TaskWaker {
@@ -68,32 +52,49 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) {
-            self.ready.push(self.index);
+        if self.queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut last = self.last.load(Ordering::Relaxed);
+        loop {
+            self.before.store(last, Ordering::Relaxed);
+            let (order, failed) = (Ordering::Release, Ordering::Relaxed);
+            match self.last.compare_exchange_weak(last, self.index, order, failed) {
+                Ok(_) => return,
+                Err(now) => last = now,
+            }
         }
     }
 }
 
 struct Slot {
-    /// The task and its waker, while it is not running.
-    task: Option<(Task, Waker)>,
+    /// The task, until it has ended.
+    task: RefCell<Option<Task>>,
+    waker: Waker,
     shared: Arc<TaskWaker>,
 }
 
 #[derive(Default)]
 struct Inner {
-    slots: RefCell<Vec<Slot>>,
+    /// Each is held while its task runs, which may add others.
+    slots: RefCell<Vec<Rc<Slot>>>,
     free: RefCell<Vec<u32>>,
     live: Cell<usize>,
-    /// The tasks of the current pass, and memory for the next.
-    pass: RefCell<VecDeque<u32>>,
+    /// The woken tasks that are not in the wakers' list any more, in the order of the wakes.
+    ready: RefCell<Vec<u32>>,
 }
 
 /// A single-threaded set of tasks. Clones share the set.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Executor {
     inner: Rc<Inner>,
-    ready: Arc<ReadyQueue>,
+    last: Arc<AtomicU32>,
+}
+
+impl Default for Executor {
+    fn default() -> Executor {
+        Executor { inner: Rc::default(), last: Arc::new(AtomicU32::new(END)) }
+    }
 }
 
 impl Executor {
@@ -111,8 +112,7 @@ impl Executor {
         let mut slots = self.inner.slots.borrow_mut();
         let index = match self.inner.free.borrow_mut().pop() {
             Some(index) => {
-                let slot = &mut slots[index as usize];
-                slot.task = Some((task, Waker::from(slot.shared.clone())));
+                slots[index as usize].task.replace(Some(task));
                 index
             }
             None => {
@@ -121,9 +121,11 @@ impl Executor {
                 let shared = Arc::new(TaskWaker {
                     index,
                     queued: AtomicBool::new(false),
-                    ready: self.ready.clone(),
+                    before: AtomicU32::new(END),
+                    last: self.last.clone(),
                 });
-                slots.push(Slot { task: Some((task, Waker::from(shared.clone()))), shared });
+                let (task, waker) = (RefCell::new(Some(task)), Waker::from(shared.clone()));
+                slots.push(Rc::new(Slot { task, waker, shared }));
                 index
             }
         };
@@ -135,7 +137,7 @@ impl Executor {
     #[cfg(any(test, feature = "sim"))]
     pub fn clear(&self) {
         let tasks: Vec<_> =
-            self.inner.slots.borrow_mut().iter_mut().filter_map(|slot| slot.task.take()).collect();
+            self.inner.slots.borrow().iter().filter_map(|slot| slot.task.take()).collect();
         drop(tasks);
     }
 
@@ -146,51 +148,61 @@ impl Executor {
 
     /// Tasks that are ready to run.
     pub fn ready(&self) -> usize {
-        self.ready.len()
+        self.take_woken();
+        self.inner.ready.borrow().len()
     }
 
     /// Runs the ready task at a position of the queue, if there is one; returns whether it did. For
     /// the simulator, which chooses the order.
     #[cfg(any(test, feature = "sim"))]
     pub fn run_one(&self, position: usize) -> bool {
-        let Some(index) = self.ready.take(position) else { return false };
+        if position >= self.ready() {
+            return false;
+        }
+        let index = self.inner.ready.borrow_mut().remove(position);
         self.run(index);
         true
     }
 
+    /// Moves the woken tasks from the wakers' list, whose first is the last woken, behind those
+    /// that are ready.
+    fn take_woken(&self) {
+        let mut index = self.last.swap(END, Ordering::Acquire);
+        if index == END {
+            return;
+        }
+        let (slots, mut ready) = (self.inner.slots.borrow(), self.inner.ready.borrow_mut());
+        let first = ready.len();
+        while index != END {
+            ready.push(index);
+            index = slots[index as usize].shared.before.load(Ordering::Relaxed);
+        }
+        ready[first..].reverse();
+    }
+
     fn run(&self, index: u32) {
-        let (mut task, waker) = {
-            let mut slots = self.inner.slots.borrow_mut();
-            let slot = &mut slots[index as usize];
-            slot.shared.queued.store(false, Ordering::Release);
-            // A slot without a task was woken after its task's end.
-            let Some(task) = slot.task.take() else { return };
-            task
-        };
-        match task.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Pending => {
-                self.inner.slots.borrow_mut()[index as usize].task = Some((task, waker))
-            }
-            Poll::Ready(()) => {
-                self.inner.free.borrow_mut().push(index);
-                self.inner.live.set(self.inner.live.get() - 1);
-            }
+        let slot = self.inner.slots.borrow()[index as usize].clone();
+        // What was done before a wake that found the task queued is visible to its next run.
+        slot.shared.queued.swap(false, Ordering::AcqRel);
+        let mut task = slot.task.borrow_mut();
+        // A slot without a task was woken after its task's end.
+        let Some(running) = task.as_mut() else { return };
+        if running.as_mut().poll(&mut Context::from_waker(&slot.waker)).is_ready() {
+            *task = None;
+            self.inner.free.borrow_mut().push(index);
+            self.inner.live.set(self.inner.live.get() - 1);
         }
     }
 
     /// Runs ready tasks in the order they were woken until none is ready.
     pub fn run_ready(&self) {
-        loop {
-            let mut pass = self.inner.pass.take();
-            self.ready.exchange(&mut pass);
-            if pass.is_empty() {
-                self.inner.pass.replace(pass);
-                return;
+        while self.ready() > 0 {
+            let mut pass = self.inner.ready.take();
+            pass.drain(..).for_each(|index| self.run(index));
+            let mut ready = self.inner.ready.borrow_mut();
+            if ready.is_empty() {
+                *ready = pass; // its memory is used again
             }
-            for index in pass.drain(..) {
-                self.run(index);
-            }
-            self.inner.pass.replace(pass);
         }
     }
 }
@@ -210,17 +222,30 @@ impl WaitQueue {
         std::future::poll_fn(move |cx| match ready() {
             Some(value) => Poll::Ready(value),
             None => {
-                let mut wakers = self.wakers.borrow_mut();
-                if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-                    wakers.push(cx.waker().clone());
-                }
+                self.add(cx.waker());
                 Poll::Pending
             }
         })
     }
 
+    /// Has a waker woken with the waiters.
+    pub(crate) fn add(&self, waker: &Waker) {
+        let mut wakers = self.wakers.borrow_mut();
+        if !wakers.iter().any(|other| other.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+    }
+
     /// Wakes all waiters.
+    #[inline]
     pub fn wake_all(&self) {
+        // Most changes have no waiter.
+        if !self.wakers.borrow().is_empty() {
+            self.wake_each();
+        }
+    }
+
+    fn wake_each(&self) {
         // The list keeps its memory: it is taken out only while waking, and wakers never run tasks
         // themselves.
         for waker in self.wakers.borrow_mut().drain(..) {
