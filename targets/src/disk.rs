@@ -284,10 +284,6 @@ impl Disk {
     #[inline]
     pub fn start(&self, op: Op) -> Io {
         let (kind, sector, count) = (op.kind, op.sector, op.count);
-        let refused = !self.allowed(&op);
-        debug_assert!(!refused, "{}: operation outside the contract: {op:?}", self.inner.name);
-        let state =
-            if refused { IoState::Refused } else { IoState::Started(self.inner.backend.start(op)) };
         let counts = &self.inner.counts;
         match kind {
             OpKind::Read => counts.reads.set(counts.reads.get() + 1),
@@ -295,15 +291,23 @@ impl Disk {
             OpKind::Flush => counts.flushes.set(counts.flushes.get() + 1),
             OpKind::Discard | OpKind::WriteZeroes => {}
         }
+        let state = if self.allowed(&op) {
+            IoState::Started(self.inner.backend.start(op))
+        } else {
+            debug_assert!(false, "{}: operation outside the contract: {op:?}", self.inner.name);
+            IoState::Refused
+        };
         Io { disk: self.clone(), kind, sector, count, state }
     }
 
     /// Reads a range into memory.
+    #[inline]
     pub fn read(&self, sector: Sector, count: Sectors, memory: Memory) -> Io {
         self.start(Op { kind: OpKind::Read, sector, count, memory })
     }
 
     /// Writes memory to a range.
+    #[inline]
     pub fn write(&self, sector: Sector, count: Sectors, memory: Memory, fua: bool) -> Io {
         // A disk without a volatile cache makes every write durable; FUA would only add cost.
         let fua = fua && self.limits().volatile_cache;

@@ -155,12 +155,14 @@ impl Snapshot {
         if let Some(journal) = &self.journal {
             journal.set_recorded(self.store.recorded());
         }
+        let mut state = self.state.borrow_mut();
         for _ in 0..count {
-            let Some(slot) = self.state.borrow_mut().publish() else { break };
+            let Some(slot) = state.publish() else { break };
             self.journal_slot(slot, None);
             self.wake_waiting(slot);
         }
-        let journaled = self.state.borrow().journaled();
+        let journaled = state.journaled();
+        drop(state);
         self.committer.journaled_since_ms.set((journaled > 0).then(|| self.host.now_ms()));
         self.changed.wake_all();
         self.announce_level();

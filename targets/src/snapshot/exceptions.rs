@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 
 use super::format::Record;
 use super::mapping::Mapping;
+use super::reads::Reads;
 use super::recording::Recording;
 use crate::hash::NumberTable as Table;
 use crate::mutant::{self, Mutant};
@@ -130,12 +131,6 @@ impl Slot {
     }
 }
 
-struct TrackedRead {
-    first: u64,
-    last: u64,
-    key: u32,
-}
-
 /// The state of all chunks of one snapshot.
 pub struct Exceptions {
     health: Health,
@@ -145,8 +140,7 @@ pub struct Exceptions {
     free: Vec<u32>,
     /// Slots in the order of their allocation (I3).
     pub(super) order: VecDeque<u32>,
-    reads: Vec<TrackedRead>,
-    next_read: u32,
+    reads: Reads,
     pub(super) recording: Recording,
 }
 
@@ -165,8 +159,7 @@ impl Exceptions {
             slots: Vec::new(),
             free: Vec::new(),
             order: VecDeque::new(),
-            reads: Vec::new(),
-            next_read: 0,
+            reads: Reads::default(),
             recording: Recording::default(),
         }
     }
@@ -238,8 +231,7 @@ impl Exceptions {
             }
         }
         if self.complete.get(chunk).is_some() {
-            let read = self.reads.iter().any(|read| read.first <= chunk.0 && chunk.0 <= read.last);
-            let wait = read && !mutant::is(Mutant::ReadsIgnored);
+            let wait = self.reads.has(chunk) && !mutant::is(Mutant::ReadsIgnored);
             return if wait { OriginStep::WaitReads } else { OriginStep::Pass };
         }
         self.pending
@@ -344,17 +336,12 @@ impl Exceptions {
 
     /// A read of the origin through the snapshot starts; the returned key ends it.
     pub fn track_read(&mut self, first: Chunk, last: Chunk) -> u32 {
-        let key = self.next_read;
-        self.next_read = self.next_read.wrapping_add(1);
-        self.reads.push(TrackedRead { first: first.0, last: last.0, key });
-        key
+        self.reads.begin(first, last)
     }
 
     /// A tracked read has completed.
     pub fn untrack_read(&mut self, key: u32) {
-        if let Some(index) = self.reads.iter().position(|read| read.key == key) {
-            self.reads.swap_remove(index);
-        }
+        self.reads.end(key);
     }
 
     /// The COW is full for a snapshot write, and the policy is to stay readable.

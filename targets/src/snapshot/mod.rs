@@ -120,7 +120,7 @@
 //!
 //! # Modules
 //!
-//! [`exceptions`] with `journaled` decides, from the state in [`mapping`] and `recording`;
+//! [`exceptions`] with `journaled` decides, from the state in [`mapping`], `reads` and `recording`;
 //! `preserved` remembers what needs no decision; [`mod@format`] knows the bytes. All of these are
 //! pure. [`merge`] with its files is the `snapshot-merge` target, which removes records again.
 //! [`store`] with `store_load` and `store_write` makes records durable, [`journal`] holds them
@@ -128,6 +128,7 @@
 //! group run on one thread, so state is borrowed, never locked, and never borrowed across an await.
 
 mod commit;
+mod direct;
 mod ending;
 pub mod exceptions;
 pub mod format;
@@ -154,6 +155,7 @@ mod parts;
 mod preserved;
 mod ranges;
 mod read;
+mod reads;
 mod recording;
 mod state;
 pub mod status;

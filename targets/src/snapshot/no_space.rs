@@ -14,7 +14,7 @@ use super::Event;
 use super::exceptions::{Exceptions, Health, PendingId};
 use super::target::{OnFull, Snapshot};
 use crate::disk::DiskError;
-use crate::request::Request;
+use crate::request::{Request, TargetError};
 use crate::units::{Chunk, Sectors};
 
 impl Exceptions {
@@ -96,9 +96,17 @@ impl Snapshot {
         }
     }
 
-    /// Whether the snapshot shows what the first part of a request wrote: its exceptions may have
-    /// been given up.
-    pub(super) fn has_taken(&self, request: &Request, done: Sectors) -> bool {
+    /// Whether the snapshot shows what the first part of a write wrote: if the COW is full, its
+    /// exceptions may have been given up.
+    ///
+    /// # Errors
+    /// They have been.
+    pub(super) fn still_takes(&self, request: &Request, done: Sectors) -> Result<(), TargetError> {
+        let taken = self.health() != Health::Overflowed || self.has_taken(request, done);
+        if taken { Ok(()) } else { Err(TargetError::Full) }
+    }
+
+    fn has_taken(&self, request: &Request, done: Sectors) -> bool {
         let state = self.state.borrow();
         let first = self.chunk_size.chunk_of(request.sector).0;
         let end = first

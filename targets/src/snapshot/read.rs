@@ -6,6 +6,7 @@ use super::exceptions::ReadStep;
 use super::ranges::Runs;
 use super::target::Snapshot;
 use crate::copy::Flags;
+use crate::disk::DiskError;
 use crate::request::{Request, TargetError, pass_through, payload};
 use crate::units::{Chunk, Sector, Sectors};
 
@@ -30,19 +31,25 @@ impl Snapshot {
         let tracked = self.map_read(request, done, runs)?;
         runs.start(|run| run.disk.read(run.at, run.count, payload(request, run.offset)));
         let (error, _) = runs.finish().await;
-        if let Some(key) = tracked {
-            self.state.borrow_mut().untrack_read(key);
-            self.changed.wake_all();
+        let result = error.map_or(Ok(()), Err);
+        match tracked {
+            Some(key) => self.end_read(key, result),
+            None => Ok(result?),
         }
-        if let Some(error) = error {
-            return Err(error.into());
-        }
+    }
+
+    /// A tracked read has completed.
+    pub(super) fn end_read(
+        &self,
+        key: u32,
+        result: Result<(), DiskError>,
+    ) -> Result<(), TargetError> {
+        self.state.borrow_mut().untrack_read(key);
+        self.changed.wake_all();
+        result?;
         // Origin writes do not wait for the reads of an invalid snapshot (I4), so this one may have
         // been overtaken.
-        if tracked.is_some() && !self.health().is_kept() {
-            return Err(TargetError::Invalid);
-        }
-        Ok(())
+        if self.health().is_kept() { Ok(()) } else { Err(TargetError::Invalid) }
     }
 
     /// Decides where the next ranges of a read are; a returned key means that some are on the

@@ -1,9 +1,11 @@
 //! The `snapshot` target: its life cycle, and what an origin asks of it. Requests are in `read` and
-//! `write` beside this file, the committer is in `commit`.
+//! `write` beside this file, those that are one operation in `direct`, the committer is in `commit`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::Poll;
 
+use super::direct::End;
 use super::exceptions::{Exceptions, Health, MAX_PENDING, OriginStep, PendingId};
 use super::format::{Record, Usage};
 use super::journal::Journal;
@@ -49,7 +51,7 @@ pub struct Snapshot {
     pub(super) listener: Rc<dyn Fn(Event)>,
     pub(super) state: RefCell<Exceptions>,
     /// Waiters of each pending exception, by slot.
-    pub(super) waiting: RefCell<Vec<Rc<WaitQueue>>>,
+    pub(super) waiting: RefCell<Vec<WaitQueue>>,
     /// Waiters for anything else: drained reads, the end of invalidation, room for more pending
     /// exceptions.
     pub(super) changed: WaitQueue,
@@ -210,6 +212,21 @@ impl Snapshot {
 
     /// Carries a request out. When this returns, nothing of the request is in flight any more.
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
+        if let Some(direct) = self.begin_direct(request) {
+            let result = direct.io.await;
+            return match direct.end {
+                End::Nothing => Ok(result?),
+                End::Read(key) => self.end_read(key, result),
+                End::Create(id) => {
+                    if self.needs_records(false, &[id], 0, result.err())? {
+                        self.done(id).await;
+                    }
+                    self.still_readable()?;
+                    self.still_takes(request, request.count)
+                }
+                End::Durable(created) => self.end_durable(request, created, result).await,
+            };
+        }
         match request.kind {
             RequestKind::Read => self.read(request).await,
             RequestKind::Write { fua } => self.write(request, fua).await,
@@ -290,25 +307,40 @@ impl Snapshot {
         Ok(Some(id))
     }
 
-    /// Waits until a pending exception is complete or given up.
-    pub(super) async fn pending_done(&self, id: PendingId) {
+    /// Requests the record of a pending exception, and waits until it is complete or given up.
+    pub(super) fn pending_done(&self, id: PendingId) -> impl Future<Output = ()> {
         self.state.borrow_mut().want(id);
         self.committer.wanted.wake_all();
-        self.waiting_for(id).until(|| (!self.state.borrow().is_pending(id)).then_some(())).await;
+        self.done(id)
+    }
+
+    /// The same for an exception whose record has been requested.
+    pub(super) fn done(&self, id: PendingId) -> impl Future<Output = ()> {
+        self.until(id, move |state| !state.is_pending(id))
     }
 
     /// Waits until the snapshot shows a pending exception, or it is given up.
-    pub(super) async fn shown(&self, id: PendingId) {
-        self.waiting_for(id).until(|| self.state.borrow().is_shown(id).then_some(())).await;
+    pub(super) fn shown(&self, id: PendingId) -> impl Future<Output = ()> {
+        self.until(id, move |state| state.is_shown(id))
     }
 
-    fn waiting_for(&self, id: PendingId) -> Rc<WaitQueue> {
-        let slot = id.slot as usize;
-        let mut waiting = self.waiting.borrow_mut();
-        while waiting.len() <= slot {
-            waiting.push(Rc::default());
-        }
-        waiting[slot].clone()
+    /// Waits for a condition that is checked again when a pending exception changes.
+    fn until(
+        &self,
+        id: PendingId,
+        ready: impl Fn(&Exceptions) -> bool,
+    ) -> impl Future<Output = ()> {
+        std::future::poll_fn(move |cx| {
+            if ready(&self.state.borrow()) {
+                return Poll::Ready(());
+            }
+            let (slot, mut waiting) = (id.slot as usize, self.waiting.borrow_mut());
+            if waiting.len() <= slot {
+                waiting.resize_with(slot + 1, WaitQueue::default);
+            }
+            waiting[slot].add(cx.waker());
+            Poll::Pending
+        })
     }
 
     /// Waits until there is room for pending exceptions, or the snapshot is no longer kept.

@@ -10,6 +10,7 @@ use super::format::Record;
 use super::ranges::Runs;
 use super::target::{OnFull, Snapshot};
 use crate::copy::{Flags, JobLease, Part};
+use crate::disk::DiskError;
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, TargetError, payload};
 use crate::units::{Chunk, CowChunk, Sector, Sectors};
@@ -40,9 +41,7 @@ impl Snapshot {
             self.lists.borrow_mut().push(created);
             self.idle_runs.give_back(runs);
             result?;
-            if self.health() == Health::Overflowed && !self.has_taken(request, done) {
-                return Err(TargetError::Full);
-            }
+            self.still_takes(request, done)?;
             match stop {
                 Stop::Done => {}
                 Stop::Wait(id) => self.shown(id).await,
@@ -134,38 +133,69 @@ impl Snapshot {
             self.copy.run_parts(job, &self.origin, Flags::default()).await;
         }
         let (error, fresh_error) = runs.finish().await;
+        let (mut copy_error, mut copied_bytes) = (fresh_error, 0);
+        if let Some(job) = &around {
+            copy_error = job.read_error.clone().or_else(|| job.write_error.clone()).or(copy_error);
+            copied_bytes = job.parts.iter().map(|part| part.count.bytes()).sum();
+        }
+        drop(around);
+        self.end_stretch(fua, created, copied_bytes, copy_error).await?;
+        error.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// The data of a stretch is on the COW. Its new exceptions, whose data could be written or not,
+    /// are journaled, or get their records.
+    pub(super) async fn end_stretch(
+        &self,
+        fua: bool,
+        created: &[PendingId],
+        copied_bytes: u64,
+        copy_error: Option<DiskError>,
+    ) -> Result<(), TargetError> {
         if !created.is_empty() {
-            let (mut copy_error, mut copied_bytes) = (fresh_error, 0);
-            if let Some(job) = &around {
-                copy_error =
-                    job.read_error.clone().or_else(|| job.write_error.clone()).or(copy_error);
-                copied_bytes = job.parts.iter().map(|part| part.count.bytes()).sum();
-            }
-            self.count_copies(created.len() as u64, copied_bytes);
-            drop(around);
-            let ok = copy_error.is_none();
-            if self.overflows_at(copy_error.as_ref()) {
-                self.give_up_write(created);
-                return Err(TargetError::Full);
-            }
-            if fua || !ok || !self.journal(created) {
-                self.copied(created.iter().map(|id| (*id, ok)), copy_error);
+            if self.needs_records(fua, created, copied_bytes, copy_error)? {
                 for id in created {
-                    if !mutant::is(Mutant::AckBeforeRecord) {
-                        self.pending_done(*id).await;
-                    }
+                    self.done(*id).await;
                 }
             }
-            if matches!(self.health(), Health::Invalid | Health::Unmarked) {
-                return Err(TargetError::Invalid);
-            }
+            self.still_readable()?;
         }
         // The chunks of this write may have existed already, without durable records.
         if fua && !mutant::is(Mutant::FuaLeavesJournal) {
             self.record_journaled().await;
             self.still_kept()?;
         }
-        error.map_or(Ok(()), |error| Err(error.into()))
+        Ok(())
+    }
+
+    /// Journals new exceptions of a write, or requests their records. Returns whether the write
+    /// must wait for these.
+    pub(super) fn needs_records(
+        &self,
+        fua: bool,
+        created: &[PendingId],
+        copied_bytes: u64,
+        copy_error: Option<DiskError>,
+    ) -> Result<bool, TargetError> {
+        self.count_copies(created.len() as u64, copied_bytes);
+        let ok = copy_error.is_none();
+        if self.overflows_at(copy_error.as_ref()) {
+            self.give_up_write(created);
+            return Err(TargetError::Full);
+        }
+        if !fua && ok && self.journal(created) {
+            return Ok(false);
+        }
+        self.copied(created.iter().map(|id| (*id, ok)), copy_error);
+        Ok(!mutant::is(Mutant::AckBeforeRecord))
+    }
+
+    /// Whether the snapshot shows what has been written to it.
+    pub(super) fn still_readable(&self) -> Result<(), TargetError> {
+        match self.health() {
+            Health::Invalid | Health::Unmarked => Err(TargetError::Invalid),
+            _ => Ok(()),
+        }
     }
 
     fn why_failed(&self) -> TargetError {
