@@ -56,9 +56,7 @@ impl Budget {
     /// Memory for a slice: shared memory if available, else the reserve; `None` if neither is, and
     /// the task is woken later.
     pub(super) fn take_buffer(&self, count_sectors: u64, cx: &mut Context<'_>) -> Option<Buffer> {
-        let bytes = u32::try_from(Sectors(count_sectors).bytes()).ok()?;
-        let buffer =
-            Buffer::acquire(&self.host, bytes).or_else(|| self.reserve.borrow_mut().take());
+        let buffer = self.spare_buffer(count_sectors).or_else(|| self.reserve.borrow_mut().take());
         if buffer.is_none() {
             let mut waiting = self.waiting_for_memory.borrow_mut();
             if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -66,6 +64,12 @@ impl Budget {
             }
         }
         buffer
+    }
+
+    /// Shared memory for a slice, if available.
+    pub(super) fn spare_buffer(&self, count_sectors: u64) -> Option<Buffer> {
+        let bytes = u32::try_from(Sectors(count_sectors).bytes()).ok()?;
+        Buffer::acquire(&self.host, bytes)
     }
 
     /// Returns the memory of a slice that has ended.

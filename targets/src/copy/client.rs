@@ -107,8 +107,13 @@ impl Client {
     }
 
     /// Copies a job's parts from `source`, reading each range once. Results are left in the parts.
-    pub async fn run_parts(&self, job: &mut Job, source: &Disk, flags: Flags) {
-        job.run(&self.shared.budget, Some(source), flags).await;
+    pub fn run_parts(
+        &self,
+        job: &mut Job,
+        source: &Disk,
+        flags: Flags,
+    ) -> impl Future<Output = ()> {
+        job.copy(&self.shared.budget, source, flags)
     }
 
     /// Copies `from` to up to eight destinations of the same length and waits.
@@ -117,7 +122,7 @@ impl Client {
         if !fill(&mut job, from.sector.0, from.count, to) {
             return refused(from);
         }
-        job.run(&self.shared.budget, Some(&from.disk), effective(flags)).await;
+        job.copy(&self.shared.budget, &from.disk, effective(flags)).await;
         outcome(&job)
     }
 

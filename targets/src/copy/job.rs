@@ -80,6 +80,8 @@ pub struct Job {
     /// write-zeroes.
     pub(super) zeroes: Memory,
     slices: Vec<Slice>,
+    /// The writes of a short copy.
+    pub(super) writes: Vec<Io>,
     /// Slices that are not idle.
     active: usize,
     /// The number of slices used in this run, from the first on.
@@ -106,6 +108,7 @@ impl Job {
             written: Sectors(0),
             zeroes: Memory::None,
             slices: (0..SLICES_IN_FLIGHT).map(|_| Slice::new()).collect(),
+            writes: Vec::new(),
             active: 0,
             used: 0,
             source: None,

@@ -90,6 +90,7 @@ mod budget;
 mod client;
 mod job;
 mod part;
+mod short;
 mod throttle;
 
 pub use client::{Client, JobLease, MAX_DESTINATIONS, Outcome, Token};

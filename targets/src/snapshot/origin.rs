@@ -39,6 +39,12 @@ pub struct Origin {
     lists: RefCell<Vec<Vec<Created>>>,
 }
 
+/// The copies that a write has to wait for, each with its exception.
+struct Copies {
+    job: JobLease,
+    created: Vec<Created>,
+}
+
 /// What blocks a write.
 enum Obstacle {
     Pending(Rc<Snapshot>, PendingId),
@@ -153,7 +159,22 @@ impl Origin {
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
         match request.kind {
             RequestKind::Read => Ok(pass_through(&self.disk, request).await?),
-            RequestKind::Write { .. } => self.write(request).await,
+            RequestKind::Write { fua } => {
+                // Nearly all writes pass at once, and need no list of ranges for that.
+                if !self.lets_pass(request.sector, request.count) {
+                    self.ask(&[(request.sector, request.count)]).await?;
+                }
+                // No await since the decision: I5.
+                self.gate.begin()?;
+                let flush =
+                    (fua && !mutant::is(Mutant::MergeTrustsFua)).then(|| self.flushes.begin());
+                let result = pass_through(&self.disk, request).await;
+                self.gate.end();
+                if let Some(flush) = flush {
+                    self.flushes.end(flush, result.is_err());
+                }
+                Ok(result?)
+            }
             RequestKind::Flush => self.flush().await,
             RequestKind::Discard => self.discard(request).await,
         }
@@ -226,21 +247,6 @@ impl Origin {
         })
     }
 
-    async fn write(&self, request: &Request) -> Result<(), TargetError> {
-        // Nearly all writes pass at once, and need no list of ranges for that.
-        if !self.lets_pass(request.sector, request.count) {
-            self.ask(&[(request.sector, request.count)]).await?;
-        }
-        // No await since the decision: I5.
-        let fua = request.kind == (RequestKind::Write { fua: true });
-        let flush = (fua && !mutant::is(Mutant::MergeTrustsFua)).then(|| self.flushes.begin());
-        let result = self.gate.pass(|| pass_through(&self.disk, request)).await;
-        if let Some(flush) = flush {
-            self.flushes.end(flush, result.is_err());
-        }
-        result
-    }
-
     /// Whether a write passes in this step without a question to any snapshot.
     #[inline]
     fn lets_pass(&self, sector: Sector, count: Sectors) -> bool {
@@ -273,21 +279,21 @@ impl Origin {
             if !self.gate.is_open() {
                 self.gate.open().await;
             }
-            let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
-            let (mut job, mut obstacle) = (None, None);
+            let (mut copies, mut obstacle) = (None, None);
             for (sector, count) in ranges {
-                let of_range = self.decide(*sector, *count, &mut job, &mut created);
+                let of_range = self.decide(*sector, *count, &mut copies);
                 obstacle = of_range.or(obstacle);
             }
             if obstacle.is_none() || mutant::is(Mutant::PreservedEarly) {
                 let mut preserved = self.preserved.borrow_mut();
                 ranges.iter().for_each(|(sector, count)| preserved.insert(*sector, *count));
             }
-            if let Some(mut job) = job {
-                self.copy_out(&mut job, &created).await;
+            if let Some(Copies { mut job, created }) = copies {
+                // One read for all snapshots.
+                let flags = Flags { independent: true, ..Flags::default() };
+                self.copy.run_parts(&mut job, &self.disk, flags).await;
+                self.report(&job, created);
             }
-            created.clear();
-            self.lists.borrow_mut().push(created);
             match obstacle {
                 Some(Obstacle::Pending(snapshot, id)) => snapshot.pending_done(id).await,
                 Some(Obstacle::NotYet(snapshot, chunk)) => {
@@ -302,14 +308,13 @@ impl Origin {
     }
 
     /// Asks every snapshot about every chunk of a range. Creates the missing exceptions, with their
-    /// copies in the job, and returns the last obstacle met; there is none, and no exception was
+    /// copies, and returns the last obstacle met; there is none, and no exception was
     /// created, if every snapshot lets the range pass.
     fn decide(
         &self,
         sector: Sector,
         count: Sectors,
-        job: &mut Option<JobLease>,
-        created: &mut Vec<Created>,
+        copies: &mut Option<Copies>,
     ) -> Option<Obstacle> {
         let mut obstacle = None;
         for snapshot in self.snapshots.borrow().iter() {
@@ -329,11 +334,8 @@ impl Origin {
                     OriginStep::WaitReads | OriginStep::WaitInvalid => {
                         Some(Obstacle::NotYet(snapshot.clone(), chunk))
                     }
-                    OriginStep::CopyOut => match self.begin_copy_out(snapshot, chunk, job) {
-                        Ok(Some(id)) => {
-                            created.push((snapshot.clone(), id));
-                            Some(Obstacle::Pending(snapshot.clone(), id))
-                        }
+                    OriginStep::CopyOut => match self.begin_copy_out(snapshot, chunk, copies) {
+                        Ok(Some(id)) => Some(Obstacle::Pending(snapshot.clone(), id)),
                         Ok(None) => Some(Obstacle::NotYet(snapshot.clone(), chunk)),
                         Err(Crowded) => {
                             obstacle = Some(Obstacle::Crowded(snapshot.clone()));
@@ -348,21 +350,26 @@ impl Origin {
 
     fn begin_copy_out(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Rc<Snapshot>,
         chunk: Chunk,
-        job: &mut Option<JobLease>,
+        copies: &mut Option<Copies>,
     ) -> Result<Option<PendingId>, Crowded> {
-        snapshot.begin_copy_out(chunk, job.get_or_insert_with(|| self.copy.job()))
+        let copies = copies.get_or_insert_with(|| Copies {
+            job: self.copy.job(),
+            created: self.lists.borrow_mut().pop().unwrap_or_default(),
+        });
+        let id = snapshot.begin_copy_out(chunk, &mut copies.job)?;
+        copies.created.extend(id.map(|id| (snapshot.clone(), id)));
+        Ok(id)
     }
 
-    /// Runs the job's copies, one read for all snapshots, and reports each part to its snapshot.
-    async fn copy_out(&self, job: &mut Job, created: &[Created]) {
-        let flags = Flags { independent: true, ..Flags::default() };
-        self.copy.run_parts(job, &self.disk, flags).await;
-        let error = job.read_error.clone().or_else(|| job.write_error.clone());
-        for ((snapshot, id), part) in created.iter().zip(&job.parts) {
-            let cause = error.clone().filter(|_| part.failed);
-            snapshot.copied(std::iter::once((*id, !part.failed)), cause);
+    /// Reports each part of a job that has ended to its snapshot.
+    fn report(&self, job: &Job, mut created: Vec<Created>) {
+        for ((snapshot, id), part) in created.drain(..).zip(&job.parts) {
+            let error = || job.read_error.clone().or_else(|| job.write_error.clone());
+            let cause = if part.failed { error() } else { None };
+            snapshot.copied(std::iter::once((id, !part.failed)), cause);
         }
+        self.lists.borrow_mut().push(created);
     }
 }

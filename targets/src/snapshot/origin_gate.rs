@@ -54,12 +54,25 @@ impl Gate {
     where
         F: Future<Output = Result<(), DiskError>>,
     {
+        self.begin()?;
+        let result = change().await;
+        self.end();
+        Ok(result?)
+    }
+
+    /// The first half of [`Gate::pass`], in the step in which the change is started.
+    #[inline]
+    pub(super) fn begin(&self) -> Result<(), TargetError> {
         self.departed.record()?;
         self.changes.set(self.changes.get() + 1);
         self.gate.enter();
-        let result = change().await;
+        Ok(())
+    }
+
+    /// The second half, when the change has completed.
+    #[inline]
+    pub(super) fn end(&self) {
         self.gate.leave();
-        Ok(result?)
     }
 
     /// Holds back new changes, one caller at a time, and waits until those inside have completed.

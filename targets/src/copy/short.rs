@@ -1,0 +1,55 @@
+//! A short copy: one read, and its writes. Most are the copy of a chunk that is about to be
+//! overwritten, and need none of the slices, orders and pauses of `job`.
+//!
+//! Rule kept here: I6 (every started operation is awaited).
+
+use super::budget::Budget;
+use super::job::Job;
+use super::part::{Flags, SLICE_SECTORS, start_write};
+use crate::disk::Disk;
+use crate::units::{Sector, Sectors};
+
+impl Job {
+    /// Carries the job out: copies from `source`.
+    pub(super) async fn copy(&mut self, budget: &Budget, source: &Disk, flags: Flags) {
+        let range = self.short_range().filter(|_| !budget.throttle().counts_time());
+        let buffer = range.and_then(|(_, count)| budget.spare_buffer(count.0));
+        let (Some((from, count)), Some(buffer)) = (range, buffer) else {
+            return self.run(budget, Some(source), flags).await;
+        };
+        self.written = Sectors(0);
+        let (mut written, mut readable) = (count, true);
+        if let Err(error) = source.read(from, count, buffer.at(0)).await {
+            self.read_error.get_or_insert(error);
+            readable = flags.ignore_error;
+            // As in dm-io: unreadable data is written as zeroes.
+            buffer.at(0).clear(0, count.bytes());
+        }
+        if readable {
+            let start = |part| start_write(part, part.at, count.0, buffer.at(0));
+            self.writes.extend(self.parts.iter().map(start));
+        } else {
+            self.parts.iter_mut().for_each(|part| part.failed = true);
+            written = Sectors(0);
+        }
+        for (io, part) in self.writes.iter_mut().zip(&mut self.parts) {
+            if let Err(error) = io.await {
+                self.write_error.get_or_insert(error);
+                part.failed = true;
+                written = Sectors(0);
+            }
+        }
+        self.writes.clear();
+        self.written = written;
+        budget.add_moved(count.0);
+        budget.give_back(buffer);
+    }
+
+    /// The range of the source, if it is the same for all parts and fits a slice.
+    fn short_range(&self) -> Option<(Sector, Sectors)> {
+        let first =
+            self.parts.first().filter(|part| (1..=SLICE_SECTORS).contains(&part.count.0))?;
+        let range = (first.from, first.count);
+        self.parts[1..].iter().all(|part| (part.from, part.count) == range).then_some(range)
+    }
+}
