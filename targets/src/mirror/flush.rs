@@ -5,11 +5,11 @@
 //! all flushes started before its end have ended too, and the legs that they made stale are
 //! recorded.
 
-use super::leg_set::{LegSet, MAX_LEGS};
+use super::leg_set::LegSet;
 use super::legs::Failure;
 use super::target::{Mirror, State};
-use super::write::{Done, Outcome, finish};
-use crate::disk::{Io, Memory, Op, OpKind};
+use super::write::{Done, Outcome};
+use crate::disk::{Memory, Op, OpKind};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, TargetError};
 use crate::units::{Sector, Sectors};
@@ -67,7 +67,7 @@ impl Mirror {
     async fn flush_legs(&self) -> Outcome {
         let turn = self.flushes.begin();
         let counts = self.state.borrow_mut().regions.begin_flush();
-        let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
+        let (mut ios, mut outcome) = (self.ios.take(), Outcome::default());
         for (leg, parts) in self.disks.borrow().iter().enumerate() {
             if parts.disk.limits().volatile_cache {
                 let op = Op {
@@ -76,10 +76,15 @@ impl Mirror {
                     count: Sectors(0),
                     memory: Memory::None,
                 };
-                ios[leg] = Some(parts.disk.start(op));
+                ios.push((leg, parts.disk.start(op)));
             }
         }
-        let outcome = finish(&mut ios).await;
+        for (leg, io) in &mut ios {
+            if let Err(error) = io.await {
+                outcome.add(*leg, error);
+            }
+        }
+        self.ios.give_back(ios);
         let begun = self.flushes.end(turn);
         if outcome.missed().is_empty() && !mutant::is(Mutant::FailedFlushOvertaken) {
             self.flushes.until_ended(begun).await;

@@ -8,6 +8,7 @@ use super::bits::Bits;
 use super::config::{MirrorConfig, check_leg};
 use super::flushes::Flushes;
 use super::format::MAX_REGIONS;
+use super::leg_ios::IdleLegIos;
 use super::leg_set::MAX_LEGS;
 use super::leg_state::Past;
 use super::legs::Legs;
@@ -80,6 +81,7 @@ impl Mirror {
                 wanted: WaitQueue::default(),
             },
             flushes: Flushes::default(),
+            ios: IdleLegIos::default(),
             tasks: Cell::new(0),
             operation_ended: WaitQueue::default(),
         }))

@@ -217,7 +217,9 @@ impl Log {
 
     /// A region's bit was cleared, and a write waits until that is durable.
     pub(super) fn mark(&self, region: RegionIndex) {
-        self.change_block(self.layout.get().block_of(region), true);
+        if self.on_disk() {
+            self.change_block(self.layout.get().block_of(region), true);
+        }
     }
 
     /// A region's bit was set. It is written with the next batch, or when [`Log::request`] requests

@@ -16,9 +16,9 @@
 //! writes wait until it is released: this is how recovery and compare get exclusive access
 //! to a region.
 //!
-//! Rules kept here: the decision halves of I7 (`begin_write` returns the log batch that a write
-//! must wait for; a region becomes clean only if no write touched it since the flush of the legs
-//! was started, see `regions_clean`), and: a region that is out of sync never becomes clean through
+//! Rules kept here: the decision half of I7 (a region becomes clean only if no write touched it
+//! since the flush of the legs was started, see `regions_clean`; for the other half see
+//! `regions_write`), and: a region that is out of sync never becomes clean through
 //! a completed write, only through recovery, see `regions_lock`.
 
 use std::collections::VecDeque;
@@ -209,58 +209,6 @@ impl Regions {
     pub fn has_room(&self, span: Span) -> bool {
         self.index.len() < Self::MAX_ENTRIES
             || span.numbers().all(|region| self.index.contains_key(&region))
-    }
-
-    /// A write to these regions begins. Returns the log batch that must be durable before a leg is
-    /// written (I7): for regions that were clean, the batch that collects marks now, `mark`.
-    /// `marked` is called with each region that was clean.
-    pub fn begin_write(
-        &mut self,
-        span: Span,
-        mark: u64,
-        mut marked: impl FnMut(RegionIndex),
-    ) -> u64 {
-        let mut wait_for = 0;
-        for region in span.numbers() {
-            let slot = self.slot_of(region);
-            let entry = &mut self.entries[slot as usize];
-            entry.pending += 1;
-            entry.cleaning = false;
-            if self.clean.put(region, false) {
-                entry.mark = mark;
-                self.dirty += u64::from(self.in_sync.get(region));
-                marked(RegionIndex(region));
-            }
-            wait_for = wait_for.max(entry.mark);
-        }
-        wait_for
-    }
-
-    /// A write to these regions has ended on all legs that it was sent to.
-    pub fn end_write(&mut self, span: Span, now_ms: u64) -> Wake {
-        let mut wake = Wake::default();
-        for region in span.numbers() {
-            let Some(slot) = self.index.get(&region).copied() else { continue };
-            if !self.logged && self.in_sync.get(region) {
-                self.unflushed.add(region);
-            }
-            let entry = &mut self.entries[slot as usize];
-            entry.pending = entry.pending.saturating_sub(1);
-            entry.touched_ms = now_ms;
-            if entry.pending > 0 {
-                continue;
-            }
-            wake.drained |= entry.withheld;
-            if mutant::is(Mutant::NoSyncBecomesClean) && self.in_sync.put(region, true) {
-                self.in_sync_count += 1;
-                self.dirty += 1;
-            }
-            if self.flush_failed {
-                self.lose(region);
-            }
-            self.retire(region, slot, now_ms, &mut wake);
-        }
-        wake
     }
 
     /// A leg missed a write to these regions: they are out of sync.

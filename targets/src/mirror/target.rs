@@ -9,6 +9,7 @@ use super::bits::{Bits, WithBits};
 pub use super::config::{LegParts, LegReport, LogParts, MirrorConfig, RecordError, Recorder};
 use super::flushes::Flushes;
 use super::leg_claims::Claims;
+use super::leg_ios::IdleLegIos;
 use super::leg_state::{KnownLeg, Left};
 use super::legs::{Failure, Legs};
 use super::log::{Letter, Log};
@@ -66,6 +67,7 @@ pub struct Mirror {
     pub(super) recovery: Recovery,
     pub(super) cleaner: Cleaner,
     pub(super) flushes: Flushes,
+    pub(super) ios: IdleLegIos,
     /// Tasks that have not ended.
     pub(super) tasks: Cell<usize>,
     /// Woken when an internal operation has ended: writes in a withheld region, a recovery, a batch

@@ -5,7 +5,8 @@
 //! acknowledged only after the log names these legs).
 
 use super::Event;
-use super::leg_set::{LegSet, MAX_LEGS};
+use super::leg_ios::LegIos;
+use super::leg_set::LegSet;
 use super::legs::{Failure, Verdict};
 use super::regions::{Access, Regions, Span};
 use super::target::{LegParts, Mirror, Phase, State};
@@ -59,6 +60,11 @@ impl Outcome {
         LegSet(self.failed.0 | self.refused.0)
     }
 
+    pub(super) fn add(&mut self, leg: usize, error: DiskError) {
+        if is_refusal(&error) { &mut self.refused } else { &mut self.failed }.add(leg);
+        self.errors.push((leg, error));
+    }
+
     pub(super) fn first_error(&self) -> Option<DiskError> {
         self.errors.first().map(|(_, error)| error.clone())
     }
@@ -82,14 +88,45 @@ impl Mirror {
         let mut done = Sectors(0);
         while done < request.count {
             let left = Sectors((request.count.0 - done.0).min(most.0));
-            match self.plan(request.sector.plus(done), done, left) {
-                Plan::Go(stretch) => {
-                    if self.write_stretch(request, &stretch).await? == Done::Yes {
-                        done.0 += stretch.count.0;
+            let stretch = match self.plan(request.sector.plus(done), done, left) {
+                Plan::Go(stretch) => stretch,
+                Plan::Withheld(region) => {
+                    self.until_released(region).await;
+                    continue;
+                }
+                Plan::NoRoom(span) => {
+                    self.until_room(span).await;
+                    continue;
+                }
+            };
+            let mut carried_out = None;
+            if !self.is_ready(&stretch) {
+                carried_out = self.until_ready(&stretch).await?;
+            }
+            let carried_out = match carried_out {
+                Some(carried_out) => carried_out,
+                None => {
+                    let (mut ios, mut outcome) = (self.ios.take(), Outcome::default());
+                    let targets = self.start_legs(request, &stretch, &mut ios);
+                    // Each is awaited where it is: moved out of the list, it would be copied. All
+                    // are, also after an error (I6).
+                    for (leg, io) in &mut ios {
+                        if let Err(error) = io.await {
+                            outcome.add(*leg, error);
+                        }
+                    }
+                    self.ios.give_back(ios);
+                    // In regions in sync nothing follows a write that all legs have.
+                    if stretch.in_sync && outcome.missed().is_empty() {
+                        self.end(&stretch);
+                        Done::Yes
+                    } else {
+                        self.end_unlike(request, &stretch, targets, outcome).await?
                     }
                 }
-                Plan::Withheld(region) => self.until_released(region).await,
-                Plan::NoRoom(span) => self.until_room(span).await,
+            };
+            if carried_out == Done::Yes {
+                done.0 += stretch.count.0;
             }
         }
         Ok(())
@@ -100,6 +137,12 @@ impl Mirror {
     fn plan(&self, sector: Sector, offset: Sectors, left: Sectors) -> Plan {
         let State { regions, .. } = &mut *self.state.borrow_mut();
         let (first, last) = (self.region_of(sector), self.region_of(Sector(sector.0 + left.0 - 1)));
+        let (mark, marked) = (self.log.collecting(), |region| self.log.mark(region));
+        let begun = if first == last { regions.begin_one(first, mark, marked) } else { None };
+        if let Some((access, batch)) = begun {
+            let (span, in_sync) = (Span::one(first), access == Access::InSync);
+            return Plan::Go(Stretch { span, sector, offset, count: left, in_sync, batch });
+        }
         let most = if mutant::is(Mutant::SpanUnbounded) { u64::MAX } else { Regions::MAX_SPAN };
         let last = RegionIndex(last.0.min(first.0.saturating_add(most - 1)));
         let (access, span) = regions.alike(first, last);
@@ -109,8 +152,7 @@ impl Mirror {
         if !regions.has_room(span) {
             return Plan::NoRoom(span);
         }
-        let batch =
-            regions.begin_write(span, self.log.collecting(), |region| self.log.mark(region));
+        let batch = regions.begin_write(span, mark, marked);
         let count = self.until_end_of(RegionIndex(first.0 + span.count - 1), sector, left);
         Plan::Go(Stretch { span, sector, offset, count, in_sync: access == Access::InSync, batch })
     }
@@ -128,11 +170,19 @@ impl Mirror {
             .await;
     }
 
-    async fn write_stretch(
-        &self,
-        request: &Request,
-        stretch: &Stretch,
-    ) -> Result<Done, TargetError> {
+    /// Whether all legs can be written now, as nearly always: the regions are in sync and marked,
+    /// and the log has not failed.
+    fn is_ready(&self, stretch: &Stretch) -> bool {
+        let log = &self.log;
+        stretch.in_sync
+            && log.has_ended(stretch.batch)
+            && !log.is_behind()
+            && !log.health().has_failed()
+    }
+
+    /// Waits until the legs can be written; returns whether the stretch has been carried out, if it
+    /// has ended without that.
+    async fn until_ready(&self, stretch: &Stretch) -> Result<Option<Done>, TargetError> {
         if !self.log.has_ended(stretch.batch) {
             if mutant::is(Mutant::LegBeforeMark) {
                 self.log.request();
@@ -149,16 +199,22 @@ impl Mirror {
         let log_failed = self.handle_errors && self.log.health().has_failed();
         if log_failed || !stretch.in_sync && self.state.borrow().legs.holds_out_of_sync() {
             self.end(stretch);
-            return self.resolve(log_failed, true, None).await;
+            return self.resolve(log_failed, true, None).await.map(Some);
         }
-        let targets = {
-            let legs = &self.state.borrow().legs;
-            if stretch.in_sync { legs.all() } else { legs.sources() }
-        };
-        let outcome = self.write_legs(request, stretch, targets).await;
+        Ok(None)
+    }
+
+    /// Ends a stretch that not all legs have.
+    async fn end_unlike(
+        &self,
+        request: &Request,
+        stretch: &Stretch,
+        targets: LegSet,
+        outcome: Outcome,
+    ) -> Result<Done, TargetError> {
         if outcome.missed().is_empty() {
             self.end(stretch);
-            if !stretch.in_sync && !self.until_legs_remembered().await {
+            if !self.until_legs_remembered().await {
                 return Err(self.eio(None));
             }
             return Ok(Done::Yes);
@@ -172,17 +228,18 @@ impl Mirror {
         self.missed(stretch, outcome).await
     }
 
-    /// Writes a stretch to some legs in parallel and waits for all of them (I6).
-    async fn write_legs(&self, request: &Request, stretch: &Stretch, targets: LegSet) -> Outcome {
-        let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
-        let count = {
-            let disks = self.disks.borrow();
-            for (leg, parts) in disks.iter().enumerate().filter(|(leg, _)| targets.has(*leg)) {
-                ios[leg] = Some(start(request, stretch, parts));
-            }
-            disks.len()
+    /// Starts the writes of a stretch to all legs or, out of sync, to the source legs, which are
+    /// returned.
+    fn start_legs(&self, request: &Request, stretch: &Stretch, ios: &mut LegIos) -> LegSet {
+        let targets = {
+            let legs = &self.state.borrow().legs;
+            if stretch.in_sync { legs.all() } else { legs.sources() }
         };
-        finish(&mut ios[..count]).await
+        let disks = self.disks.borrow();
+        for (leg, parts) in disks.iter().enumerate().filter(|(leg, _)| targets.has(*leg)) {
+            ios.push((leg, start(request, stretch, parts)));
+        }
+        targets
     }
 
     /// Ends a stretch, after its failures have been recorded in its regions.
@@ -327,18 +384,4 @@ fn start(request: &Request, stretch: &Stretch, leg: &LegParts) -> Io {
             leg.disk.start(Op { kind, sector, count, memory })
         }
     }
-}
-
-/// Awaits every leg's operation, even after an error (I6). Each is awaited where it is: moved out
-/// of the list, it would be copied on every request.
-pub(super) async fn finish(ios: &mut [Option<Io>]) -> Outcome {
-    let mut outcome = Outcome::default();
-    for (leg, io) in ios.iter_mut().enumerate() {
-        let Some(io) = io else { continue };
-        if let Err(error) = io.await {
-            if is_refusal(&error) { &mut outcome.refused } else { &mut outcome.failed }.add(leg);
-            outcome.errors.push((leg, error));
-        }
-    }
-    outcome
 }
