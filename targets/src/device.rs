@@ -103,8 +103,10 @@ impl Device {
     /// The target's; `Ending` if the device is being deleted.
     pub async fn pass(&self, request: &Request) -> Result<(), TargetError> {
         loop {
-            if let Err(Closed) = self.users.opened().await {
-                return Err(TargetError::Ending);
+            if !self.users.is_open() {
+                if let Err(Closed) = self.users.opened().await {
+                    return Err(TargetError::Ending);
+                }
             }
             let origin = self.carried.borrow().clone();
             if let Some(origin) = origin.filter(|_| !mutant::is(Mutant::UsersPassOrigin)) {
@@ -113,7 +115,13 @@ impl Device {
             // No await since the gate was found open.
             if self.gate.is_open() {
                 self.direct.set(self.direct.get() + 1);
-                let result = self.map(request).await;
+                let (target, swaps) = self.begin(request);
+                let result = target.map(request).await;
+                drop(target);
+                self.gate.leave();
+                if matches!(result, Err(TargetError::Requeue)) {
+                    self.until_changed(swaps).await;
+                }
                 self.direct.set(self.direct.get() - 1);
                 if self.direct.get() == 0 && self.carried.borrow().is_some() {
                     self.gate.wake();
@@ -152,31 +160,32 @@ impl Device {
             if let Err(Closed) = self.gate.opened().await {
                 return Err(TargetError::Ending);
             }
-            match self.map(request).await {
-                Err(TargetError::Requeue) => {}
-                result => return result,
+            let (target, swaps) = self.begin(request);
+            let result = target.map(request).await;
+            drop(target);
+            self.gate.leave();
+            if !matches!(result, Err(TargetError::Requeue)) {
+                return result;
             }
+            self.until_changed(swaps).await;
         }
     }
 
-    /// Has the target carry out a request that has found the gate open and not awaited since. A
-    /// request that this target could not carry out returns after a change: a target that is absent
-    /// while its device runs would be asked forever.
-    async fn map(&self, request: &Request) -> Result<(), TargetError> {
+    /// A request that has found the gate open and not awaited since goes to the target, which is
+    /// returned with the number of changes so far. It leaves the gate at its end.
+    fn begin(&self, request: &Request) -> (Target, u64) {
         if matches!(request.kind, RequestKind::Write { .. } | RequestKind::Discard) {
             self.written.set(true);
         }
-        let swaps = self.swaps.get();
         self.gate.enter();
-        let target = self.target();
-        let result = target.map(request).await;
-        drop(target);
-        self.gate.leave();
-        if matches!(result, Err(TargetError::Requeue)) {
-            let changed = || !self.gate.is_open() || self.swaps.get() != swaps;
-            self.gate.until(|| changed().then_some(())).await;
-        }
-        result
+        (self.target(), self.swaps.get())
+    }
+
+    /// A request that the target could not carry out waits for a change: a target that is absent
+    /// while its device runs would be asked forever.
+    async fn until_changed(&self, swaps: u64) {
+        let changed = || !self.gate.is_open() || self.swaps.get() != swaps;
+        self.gate.until(|| changed().then_some(())).await;
     }
 
     /// The origin that the device carries.
