@@ -21,6 +21,7 @@
 //!   that they started, also after an error.
 //! * Positions and lengths are multiples of the disk's logical block size and lie inside the disk.
 
+mod counts;
 mod memory;
 pub mod shared;
 
@@ -34,6 +35,9 @@ use std::task::{Context, Poll, Waker};
 use crate::mutant::{self, Mutant};
 use crate::units::{SECTOR_BYTES, Sector, Sectors};
 
+use counts::Counts;
+
+pub use counts::Counters;
 pub use memory::{Buffer, BufferId, Host, Memory, PayloadId};
 
 /// An error number as returned by the kernel or the disk, positive (`EIO` is 5). It reaches the
@@ -180,33 +184,14 @@ impl fmt::Display for DiskError {
 
 impl std::error::Error for DiskError {}
 
-/// Operations of a disk since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Reads started.
-    pub reads: u64,
-    /// Writes started (FUA included, discards and zeroes not).
-    pub writes: u64,
-    /// Flushes started.
-    pub flushes: u64,
-    /// Operations that failed.
-    pub errors: u64,
-}
-
-#[derive(Default)]
-struct Counts {
-    reads: Cell<u64>,
-    writes: Cell<u64>,
-    flushes: Cell<u64>,
-    errors: Cell<u64>,
-}
-
 struct DiskInner {
     backend: Rc<dyn Backend>,
     name: Rc<str>,
     limits: Limits,
     /// Bits of a sector number that are zero at the start of a logical block.
     block_mask: u64,
+    /// The size that an operation has found; the disk never becomes smaller.
+    found_size: Cell<Sectors>,
     counts: Counts,
     /// Another handle, whose claim holds for this one as well.
     claim: RefCell<Option<Disk>>,
@@ -231,6 +216,7 @@ impl Disk {
                 name,
                 limits,
                 block_mask,
+                found_size: Cell::default(),
                 counts: Counts::default(),
                 claim: RefCell::default(),
             }),
@@ -259,13 +245,7 @@ impl Disk {
 
     /// Operations so far.
     pub fn counters(&self) -> Counters {
-        let Counts { reads, writes, flushes, errors } = &self.inner.counts;
-        Counters {
-            reads: reads.get(),
-            writes: writes.get(),
-            flushes: flushes.get(),
-            errors: errors.get(),
-        }
+        self.inner.counts.get()
     }
 
     /// Whether two handles reach the same open disk.
@@ -284,13 +264,7 @@ impl Disk {
     #[inline]
     pub fn start(&self, op: Op) -> Io {
         let (kind, sector, count) = (op.kind, op.sector, op.count);
-        let counts = &self.inner.counts;
-        match kind {
-            OpKind::Read => counts.reads.set(counts.reads.get() + 1),
-            OpKind::Write { .. } => counts.writes.set(counts.writes.get() + 1),
-            OpKind::Flush => counts.flushes.set(counts.flushes.get() + 1),
-            OpKind::Discard | OpKind::WriteZeroes => {}
-        }
+        self.inner.counts.count(kind);
         let state = if self.allowed(&op) {
             IoState::Started(self.inner.backend.start(op))
         } else {
@@ -332,8 +306,20 @@ impl Disk {
         if op.kind == OpKind::Flush {
             return op.count.0 == 0;
         }
-        let inside = op.sector.0.checked_add(op.count.0).is_some_and(|end| end <= self.size().0);
+        let inside = op.sector.0.checked_add(op.count.0).is_some_and(|end| self.reaches(end));
         inside && op.count.0 > 0 && (op.sector.0 | op.count.0) & self.inner.block_mask == 0
+    }
+
+    /// Whether the disk is so long, without asking the backend each time.
+    #[inline]
+    fn reaches(&self, end: u64) -> bool {
+        end <= self.inner.found_size.get().0 || self.find_size() >= end
+    }
+
+    #[cold]
+    fn find_size(&self) -> u64 {
+        self.inner.found_size.set(self.size());
+        self.size().0
     }
 }
 
@@ -362,7 +348,7 @@ pub struct Io {
 impl Io {
     fn error(&self, errno: Errno) -> DiskError {
         let inner = &self.disk.inner;
-        inner.counts.errors.set(inner.counts.errors.get() + 1);
+        inner.counts.count_error();
         DiskError {
             kind: self.kind,
             disk: inner.name.clone(),

@@ -7,6 +7,8 @@
 //! in ascending order and complete in any order; a slice's writes start only after its read has
 //! completed. After an error no further slice starts, unless errors are ignored.
 //!
+//! A copy of one slice needs none of that, see `short`.
+//!
 //! The engine is one future that moves its slices forward whenever the task is woken, so a job
 //! needs no tasks of its own and allocates nothing once its lists have grown.
 

@@ -63,8 +63,8 @@
 //!
 //! # Who does what
 //!
-//! [`regions`] with `regions_clean`, `regions_lock` and `regions_flush`, [`legs`] with
-//! `read_balance`, and [`leg_state`] decide (pure), [`mod@format`] encodes and decodes the log
+//! [`regions`] with `regions_write`, `regions_clean`, `regions_lock` and `regions_flush`, [`legs`]
+//! with `read_balance`, and [`leg_state`] decide (pure), [`mod@format`] encodes and decodes the log
 //! (pure), `log` makes marks durable, `cleaner` makes regions clean, `recovery` copies, `read`,
 //! `write` and `flush` carry out requests, `record` journals the state of the legs, [`target`] is
 //! the mirror's state, `lifecycle` opens, suspends, resumes and closes it and `activate` makes it

@@ -212,8 +212,10 @@ impl Mirror {
     /// Carries out a request. When this returns, no operation of the request is in flight. Requests
     /// that arrive while the mirror is suspended wait until it is resumed or closed.
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
-        if let Err(Closed) = self.requests.gate.opened().await {
-            return Err(TargetError::Requeue);
+        if !self.requests.gate.is_open() {
+            if let Err(Closed) = self.requests.gate.opened().await {
+                return Err(TargetError::Requeue);
+            }
         }
         self.requests.gate.enter();
         let result = match request.kind {

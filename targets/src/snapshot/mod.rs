@@ -124,8 +124,9 @@
 //! `preserved` remembers what needs no decision; [`mod@format`] knows the bytes. All of these are
 //! pure. [`merge`] with its files is the `snapshot-merge` target, which removes records again.
 //! [`store`] with `store_load` and `store_write` makes records durable, [`journal`] holds them
-//! until then, [`target`] and [`origin`] with `origin_gate` carry requests out. All targets of a
-//! group run on one thread, so state is borrowed, never locked, and never borrowed across an await.
+//! until then, [`target`] and [`origin`] with `origin_gate` carry requests out: `direct` those that
+//! are one operation, `read` and `write` all others. All targets of a group run on one thread, so
+//! state is borrowed, never locked, and never borrowed across an await.
 
 mod commit;
 mod direct;

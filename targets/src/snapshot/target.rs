@@ -248,9 +248,12 @@ impl Snapshot {
     /// How much of a chunk the origin has; less than a chunk only at its end. The rest of a COW
     /// block there cannot be reached through the snapshot, whose blocks are no smaller.
     pub(super) fn origin_part(&self, chunk: Chunk) -> Sectors {
-        let start = self.chunk_size.start_of(chunk);
+        let (start, whole) = (self.chunk_size.start_of(chunk), self.chunk_size.sectors());
+        if start.plus(whole).0 <= self.len.get().0 {
+            return whole; // as the snapshot is no longer than the origin
+        }
         let size = in_blocks_of_both(self.origin.size(), &self.origin, &self.cow);
-        Sectors(self.chunk_size.sectors().0.min(size.0.saturating_sub(start.0)))
+        Sectors(whole.0.min(size.0.saturating_sub(start.0)))
     }
 
     pub(super) fn count_copies(&self, chunks: u64, bytes: u64) {
