@@ -1,9 +1,9 @@
 //! The scheduler of all tasks of a group: one thread, no locks held while a task runs.
 //!
 //! A task is created with a device or snapshot and ends with it, so nothing is allocated per
-//! request: a wake links a task to the one woken before it. Existing executors allocate or use shared atomic queues per
-//! wake, and none lets the caller choose the order; here `run_one` takes the position to run, which
-//! is how the simulator explores interleavings.
+//! request: a wake links a task to the one woken before it. Existing executors allocate or use
+//! shared queues per wake, and none lets the caller choose the order; here `run_one` takes the
+//! position to run, which is how the simulator explores interleavings.
 //!
 //! ```
 //! use std::cell::Cell;

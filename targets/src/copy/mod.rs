@@ -13,8 +13,8 @@
 //!
 //! [`Client::copy`] and [`Client::zero`] are awaited; [`Client::submit_copy`] and
 //! [`Client::submit_zero`] call back. [`Client::run_parts`] is the lower layer: a list of parts
-//! that may overlap on the source, for an origin that serves many snapshots with one read. A copy of
-//! one slice is made by `short`, all others by `job`.
+//! that may overlap on the source, for an origin that serves many snapshots with one read. A copy
+//! of one slice is made by `short`, all others by `job`.
 //!
 //! # Examples
 //!

@@ -1,5 +1,6 @@
 //! The `snapshot` target: its life cycle, and what an origin asks of it. Requests are in `read` and
-//! `write` beside this file, those that are one operation in `direct`, the committer is in `commit`.
+//! `write` beside this file, those that are one operation in `direct`; the committer is in
+//! `commit`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
