@@ -2,8 +2,6 @@
 
 use std::cell::Cell;
 
-use super::OpKind;
-
 /// Operations of a disk since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -27,20 +25,22 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// An operation is started.
     #[inline]
-    pub(super) fn count(&self, kind: OpKind) {
-        // No `match`: its jump table costs more than the two kinds that nearly all are.
-        if kind == OpKind::Read {
-            self.reads.set(self.reads.get() + 1);
-        } else if matches!(kind, OpKind::Write { .. }) {
-            self.writes.set(self.writes.get() + 1);
-        } else if kind == OpKind::Flush {
-            self.flushes.set(self.flushes.get() + 1);
-        }
+    pub(super) fn count_read(&self) {
+        self.reads.set(self.reads.get() + 1);
     }
 
-    /// An operation has failed.
+    #[inline]
+    pub(super) fn count_write(&self) {
+        self.writes.set(self.writes.get() + 1);
+    }
+
+    #[inline]
+    pub(super) fn count_flush(&self) {
+        self.flushes.set(self.flushes.get() + 1);
+    }
+
+    #[inline]
     pub(super) fn count_error(&self) {
         self.errors.set(self.errors.get() + 1);
     }

@@ -1,5 +1,6 @@
 //! Requests to a snapshot that are one operation: those to one chunk, as nearly all are, that copy
 //! nothing beside. They need no list of ranges, and no state but the operation and what follows.
+//! `read` and `write` have all others.
 //!
 //! Rules kept here: I4 (a read of the origin is tracked until it has completed), I10 with `write`.
 
@@ -11,13 +12,13 @@ use crate::request::{Request, RequestKind, TargetError, payload};
 use crate::units::{Chunk, Sectors};
 
 /// A request that has been started.
-pub(super) struct Direct {
-    pub(super) io: Io,
-    pub(super) end: End,
+struct Direct {
+    io: Io,
+    end: End,
 }
 
 /// What follows its operation.
-pub(super) enum End {
+enum End {
     Nothing,
     /// The end of a tracked read.
     Read(u32),
@@ -28,10 +29,35 @@ pub(super) enum End {
 }
 
 impl Snapshot {
+    /// Carries a request out. When this returns, nothing of the request is in flight any more.
+    pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
+        if let Some(direct) = self.begin_direct(request) {
+            let result = direct.io.await;
+            return match direct.end {
+                End::Nothing => Ok(result?),
+                End::Read(key) => self.end_read(key, result),
+                End::Create(id) => {
+                    if self.needs_records(false, &[id], 0, result.err())? {
+                        self.done(id).await;
+                    }
+                    self.still_readable()?;
+                    self.still_takes(request, request.count)
+                }
+                End::Durable(created) => self.end_durable(request, created, result).await,
+            };
+        }
+        match request.kind {
+            RequestKind::Read => self.read(request).await,
+            RequestKind::Write { fua } => self.write(request, fua).await,
+            RequestKind::Flush => self.flush().await,
+            RequestKind::Discard => self.discard(request).await,
+        }
+    }
+
     /// Starts a request that is one operation. All others, and those that fail, are for `read` and
     /// `write`.
     #[inline]
-    pub(super) fn begin_direct(&self, request: &Request) -> Option<Direct> {
+    fn begin_direct(&self, request: &Request) -> Option<Direct> {
         let (chunk, count) = self.piece(request.sector, request.count);
         if count < request.count {
             return None;
@@ -84,7 +110,7 @@ impl Snapshot {
         Some(Direct { io, end })
     }
 
-    pub(super) async fn end_durable(
+    async fn end_durable(
         &self,
         request: &Request,
         created: Option<PendingId>,

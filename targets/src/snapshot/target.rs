@@ -6,7 +6,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Poll;
 
-use super::direct::End;
 use super::exceptions::{Exceptions, Health, MAX_PENDING, OriginStep, PendingId};
 use super::format::{Record, Usage};
 use super::journal::Journal;
@@ -24,7 +23,6 @@ use crate::copy::{self, Job, Part};
 use crate::disk::{Disk, DiskError, Host};
 use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
-use crate::request::{Request, RequestKind, TargetError};
 use crate::units::{Chunk, ChunkSize, CowChunk, Sector, Sectors};
 
 /// Counters since the snapshot was opened.
@@ -209,31 +207,6 @@ impl Snapshot {
     /// Counters since it was opened.
     pub fn stats(&self) -> Stats {
         self.stats.get()
-    }
-
-    /// Carries a request out. When this returns, nothing of the request is in flight any more.
-    pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
-        if let Some(direct) = self.begin_direct(request) {
-            let result = direct.io.await;
-            return match direct.end {
-                End::Nothing => Ok(result?),
-                End::Read(key) => self.end_read(key, result),
-                End::Create(id) => {
-                    if self.needs_records(false, &[id], 0, result.err())? {
-                        self.done(id).await;
-                    }
-                    self.still_readable()?;
-                    self.still_takes(request, request.count)
-                }
-                End::Durable(created) => self.end_durable(request, created, result).await,
-            };
-        }
-        match request.kind {
-            RequestKind::Read => self.read(request).await,
-            RequestKind::Write { fua } => self.write(request, fua).await,
-            RequestKind::Flush => self.flush().await,
-            RequestKind::Discard => self.discard(request).await,
-        }
     }
 
     /// The chunk of a sector, and how much of a range starting there lies in it.
