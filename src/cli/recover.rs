@@ -24,7 +24,7 @@ use super::table::place_of;
 use super::takeover;
 use super::verdict::verdict;
 use crate::failure::{Failure, Kind, Reason, wrong_usage};
-use crate::protocol::{self, Command, DeviceReport, DeviceState, Problem, Reply};
+use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Problem, Reply};
 use crate::rundir::{FamilyLock, RunDir, Server};
 use crate::server::process;
 use crate::storage::ublk_devices_below;
@@ -155,23 +155,29 @@ fn all_with_source(
 
 /// Starts a new server for every family of the chosen devices whose server has died.
 pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Result<(), Failure> {
-    let before = if json::is_on() { unserved()? } else { Vec::new() };
+    let waiting = if json::is_on() { unserved()? } else { Vec::new() };
     let mut problems = recovered(words, all, source)?;
     if json::is_on() {
-        let waits = unserved()?;
-        let is_served =
-            |device: &&DeviceReport| !waits.iter().any(|other| other.device() == device.device());
-        let served = before.iter().filter(is_served).map(Named::of);
-        problems.extend(results::devices("recovered", served).err());
+        problems.extend(show_served(&waiting).err());
     }
     verdict(problems)
 }
 
 /// The devices that have no server.
-fn unserved() -> Result<Vec<DeviceReport>, Failure> {
+fn unserved() -> Result<Vec<DeviceRef>, Failure> {
     let known = Known::of(&open_rundir()?)?;
-    let devices = known.devices().into_iter().cloned();
-    Ok(devices.filter(|device| device.object.server_pid.is_none()).collect())
+    let devices = known.devices().into_iter();
+    let waiting = devices.filter(|device| device.object.server_pid.is_none());
+    Ok(waiting.map(DeviceReport::device).collect())
+}
+
+/// Prints which of the devices that had no server have one.
+fn show_served(waiting: &[DeviceRef]) -> Result<(), Failure> {
+    let known = Known::of(&open_rundir()?)?;
+    let devices = known.devices().into_iter();
+    let served = devices.filter(|device| device.object.server_pid.is_some());
+    let recovered = served.filter(|device| waiting.contains(&device.device()));
+    results::devices("recovered", recovered.map(Named::of))
 }
 
 /// The same, and returns what could not be done.
