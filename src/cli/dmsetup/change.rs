@@ -60,6 +60,7 @@ fn spec_of(lines: &[String], common: &Common, all: &All) -> Result<DeviceSpec, F
 fn common(asked: &Asked, name: &str) -> Common {
     let common = Common::named(name.to_owned());
     Common {
+        uuid: asked.uuid.clone(),
         id: asked.minor,
         read_only: asked.readonly,
         force: asked.force,
@@ -83,6 +84,10 @@ pub(super) fn create(asked: &Asked) -> Result<(), Failure> {
     told(asked, name)
 }
 
+fn taken() -> Failure {
+    Failure::new(Kind::InUse, "the name is taken by another device")
+}
+
 fn create_one(name: &str, lines: &[String], common: &Common) -> Result<(), Failure> {
     let why = |call: &'static str| move |why: Failure| ioctl(call, name, why);
     if name.contains('/') {
@@ -90,11 +95,13 @@ fn create_one(name: &str, lines: &[String], common: &Common) -> Result<(), Failu
     }
     let all = All::read()?;
     if all.ones.iter().any(|one| one.name == name) {
-        let taken = Failure::new(Kind::InUse, "the name is taken by another device");
-        return Err(ioctl("create", name, taken));
+        return Err(ioctl("create", name, taken()));
     }
     if lines.is_empty() {
-        let created = cli::Created::without_table(common.id, common.read_only);
+        let created = cli::Created {
+            uuid: common.uuid.clone(),
+            ..cli::Created::without_table(common.id, common.read_only)
+        };
         return notable::create(name, &created).map(drop).map_err(why("create"));
     }
     let spec = spec_of(lines, common, &all).map_err(why("reload"))?;
@@ -110,7 +117,8 @@ fn create_concise(asked: &Asked) -> Result<(), Failure> {
     for one in concise::parse(&text)? {
         let lines = table(&one.lines.join("\n"), "")?;
         let read_only = asked.readonly || one.is_read_only;
-        let common = Common { id: one.minor, read_only, ..common(asked, &one.name) };
+        let uuid = one.uuid.clone();
+        let common = Common { uuid, id: one.minor, read_only, ..common(asked, &one.name) };
         create_one(&one.name, &lines, &common)?;
         told(asked, &one.name)?;
     }
@@ -237,6 +245,30 @@ fn fail_all(one: &One) -> Result<(), Failure> {
     swap::load_spec(&word, spec)?;
     suspend(&word, true)?;
     swap::resume(&word, false).map(drop)
+}
+
+/// `rename`.
+pub(super) fn rename(asked: &Asked) -> Result<(), Failure> {
+    if asked.uuid.is_some() {
+        // As the kernel: this is asked by name.
+        let why = Failure::new(Kind::NotFound, "a device is renamed by its name, not by its uuid");
+        return Err(ioctl("rename", "", why));
+    }
+    let at = usize::from(!asked.names_one());
+    let (device, rest) = asked.words.split_at(at);
+    let [name] = rest else { return Err(wrong_usage("Incorrect number of arguments.")) };
+    if name.contains('/') {
+        return Err(wrong_usage(format!("Name \"{name}\" invalid. It contains \"/\".")));
+    }
+    let all = All::read()?;
+    all.each(&asked.about(device), Some("rename"), |one, _| {
+        let done = match all.ones.iter().any(|other| other.name == *name) {
+            true => Err(taken()),
+            false => crate::cli::rename::rename(&one.word(), name),
+        };
+        done.map_err(|why| ioctl("rename", &one.name, why))?;
+        told(asked, name)
+    })
 }
 
 /// `wipe_table`.

@@ -23,7 +23,10 @@ impl All {
             self.problems.first().map_or(none, |why| why.clone().context(word))
         };
         if asked.words.is_empty() && asked.names_one() {
-            let found = asked.number().and_then(|number| self.numbered(number));
+            let found = match &asked.uuid {
+                Some(uuid) => self.with_uuid(uuid),
+                None => asked.number().and_then(|number| self.numbered(number)),
+            };
             return act(found.ok_or_else(absent)?, false);
         }
         for word in &asked.words {

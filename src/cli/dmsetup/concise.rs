@@ -3,11 +3,13 @@
 //! Pure.
 
 use crate::failure::{Failure, wrong_usage};
+use crate::protocol::refuse_odd_uuid;
 
 /// A device.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Concise {
     pub name: String,
+    pub uuid: Option<String>,
     pub minor: Option<u32>,
     pub is_read_only: bool,
     /// The lines of its table; none for a device without one.
@@ -42,8 +44,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Concise>, Failure> {
         if fields.len() < 4 {
             return Err(why("a concise device is NAME,UUID,MINOR,FLAGS,LINE[,LINE]..."));
         }
-        if !field(1).is_empty() {
-            return Err(why("not supported: a device has no uuid: leave it empty"));
+        let uuid = Some(field(1).to_owned()).filter(|uuid| !uuid.is_empty());
+        if let Some(Err(odd)) = uuid.as_deref().map(refuse_odd_uuid) {
+            return Err(why(odd));
         }
         let minor = match field(2) {
             "" => None,
@@ -56,7 +59,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Concise>, Failure> {
         };
         let lines = fields[4..].iter().map(|line| line.trim().to_owned());
         let lines = lines.filter(|line| !line.is_empty()).collect();
-        Ok(Concise { name: field(0).to_owned(), minor, is_read_only, lines })
+        Ok(Concise { name: field(0).to_owned(), uuid, minor, is_read_only, lines })
     };
     let is_empty = |fields: &Vec<String>| fields.iter().all(|field| field.trim().is_empty());
     fields_of(text).into_iter().filter(|fields| !is_empty(fields)).map(one).collect()
@@ -76,7 +79,7 @@ fn escaped(field: &str) -> String {
 
 /// Writes a device.
 pub(super) fn written(
-    name: &str,
+    (name, uuid): (&str, Option<&str>),
     minor: Option<u32>,
     is_read_only: bool,
     lines: impl Iterator<Item = String>,
@@ -84,7 +87,8 @@ pub(super) fn written(
     let minor = minor.map_or_else(String::new, |minor| minor.to_string());
     let flags = if is_read_only { "ro" } else { "rw" };
     let lines: String = lines.map(|line| format!(",{}", escaped(&line))).collect();
-    format!("{},,{minor},{flags}{lines}", escaped(name))
+    let uuid = escaped(uuid.unwrap_or_default());
+    format!("{},{uuid},{minor},{flags}{lines}", escaped(name))
 }
 
 #[cfg(test)]
@@ -93,10 +97,11 @@ mod tests {
 
     #[test]
     fn devices_and_their_lines_are_taken_apart() {
-        let text = "x,,,ro,0 1024 linear /dev/a 0,1024 1024 zero;y,,7,,0 64 error;z,,,rw;\n";
+        let text = "x,LVM-a/b,,ro,0 1024 linear /dev/a 0,1024 1024 zero;y,,7,,0 64 error;z,,,rw;\n";
         let read = parse(text).unwrap();
         let device = |name: &str, minor, is_read_only, lines: &[&str]| Concise {
             name: name.to_owned(),
+            uuid: Some("LVM-a/b".to_owned()).filter(|_| name == "x"),
             minor,
             is_read_only,
             lines: lines.iter().map(|line| (*line).to_owned()).collect(),
@@ -114,10 +119,11 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         let lines = ["0 8 linear /dev/a,b;c\\d 0".to_owned(), "8 8 error ".to_owned()];
-        let text = written("a,b", Some(3), true, lines.into_iter());
-        assert_eq!(text, "a\\,b,,3,ro,0 8 linear /dev/a\\,b\\;c\\\\d 0,8 8 error ");
+        let text = written(("a,b", Some("U;1")), Some(3), true, lines.into_iter());
+        assert_eq!(text, "a\\,b,U\\;1,3,ro,0 8 linear /dev/a\\,b\\;c\\\\d 0,8 8 error ");
         let read = parse(&text).unwrap();
         assert_eq!((read[0].name.as_str(), read[0].minor), ("a,b", Some(3)));
+        assert_eq!(read[0].uuid.as_deref(), Some("U;1"));
         assert_eq!(read[0].lines, ["0 8 linear /dev/a,b;c\\d 0", "8 8 error"]);
     }
 
@@ -125,7 +131,7 @@ mod tests {
     fn what_is_not_understood_is_refused() {
         for (text, why) in [
             ("x", "NAME,UUID,MINOR"),
-            ("x,U,,rw,0 1 error", "no uuid"),
+            ("x,a b,,rw,0 1 error", "blank"),
             ("x,,a,rw,0 1 error", "minor number"),
             ("x,,,rx,0 1 error", "`ro` or `rw`"),
         ] {

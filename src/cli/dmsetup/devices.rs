@@ -24,6 +24,7 @@ pub(super) type Number = (u32, u32);
 /// A device.
 pub(super) struct One {
     pub name: String,
+    pub uuid: Option<String>,
     /// The N of /dev/ublkbN; one without a table has none, or is to have this.
     pub id: Option<u32>,
     /// `None`: it is no block device yet, or not any more.
@@ -51,6 +52,7 @@ impl One {
         });
         One {
             name: report.name.clone(),
+            uuid: object.uuid.clone(),
             id: Some(report.id),
             number: object.major.zip(object.minor),
             is_suspended: object.state != RunState::Live,
@@ -67,6 +69,7 @@ impl One {
     fn without_table(reserved: &Reserved) -> One {
         One {
             name: reserved.name.clone(),
+            uuid: reserved.options.uuid.clone(),
             id: reserved.id,
             number: None,
             is_suspended: false,
@@ -229,6 +232,11 @@ impl All {
         let name = NODES.iter().find_map(|dir| word.strip_prefix(dir)).unwrap_or(word);
         let found = self.ones.iter().find(|one| one.name == name);
         found.or_else(|| self.ones.iter().find(by_path))
+    }
+
+    /// The device with a uuid.
+    pub fn with_uuid(&self, uuid: &str) -> Option<&One> {
+        self.ones.iter().find(|one| one.uuid.as_deref() == Some(uuid))
     }
 
     /// The device with a number.

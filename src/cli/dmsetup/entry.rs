@@ -6,8 +6,9 @@ use clap::Args;
 /// Do what dmsetup does, with its own words, output and exit codes, for devices of ublk-dm
 ///
 /// For scripts that were written for dmsetup: create, load (reload), suspend, resume, clear,
-/// remove, remove_all, wipe_table, status, table, info, deps, ls, message, wait, targets, version
-/// and their options. Also under the name `udmsetup`. docs/dmsetup.md says what is different.
+/// rename, remove, remove_all, wipe_table, status, table, info, deps, ls, message, wait, targets,
+/// version and their options. Also under the name `udmsetup`. docs/dmsetup.md says what is
+/// different.
 ///
 ///     ublk-dm dmsetup create v --table "0 2097152 linear /dev/sda 0"
 ///     ublk-dm dmsetup info -c --noheadings -o name,open,attr

@@ -130,8 +130,7 @@ impl Field {
             "device_ref_count" => all.above(one).count().to_string(),
             "names_using_dev" => joined(all.above(one).map(|upper| upper.name.clone()).collect()),
             "devnos_using_dev" => joined(all.above(one).map(One::devno).collect()),
-            // Devices have no uuid.
-            _ => String::new(),
+            _ => one.uuid.clone().unwrap_or_default(),
         }
     }
 }

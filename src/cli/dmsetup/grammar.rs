@@ -36,6 +36,8 @@ pub(super) struct Asked {
     pub readonly: bool,
     #[arg(short, long, allow_hyphen_values = true)]
     pub uuid: Option<String>,
+    #[arg(long)]
+    setuuid: bool,
     #[arg(short = 'j', long)]
     pub major: Option<u32>,
     #[arg(short, long)]
@@ -137,6 +139,7 @@ pub(super) enum Verb {
     Nothing,
     Remove,
     RemoveAll,
+    Rename,
     Resume,
     Status,
     Suspend,
@@ -149,7 +152,7 @@ pub(super) enum Verb {
 }
 
 /// The commands, with the fewest and the most words after each, as dmsetup counts them.
-const VERBS: [(&str, Verb, usize, usize); 29] = [
+const VERBS: [(&str, Verb, usize, usize); 30] = [
     ("clear", Verb::Clear, 0, ANY),
     ("create", Verb::Create, 0, 2),
     ("deps", Verb::Deps, 0, ANY),
@@ -163,6 +166,7 @@ const VERBS: [(&str, Verb, usize, usize); 29] = [
     ("reload", Verb::Load, 0, 2),
     ("remove", Verb::Remove, 0, ANY),
     ("remove_all", Verb::RemoveAll, 0, 0),
+    ("rename", Verb::Rename, 1, 2),
     ("resume", Verb::Resume, 0, ANY),
     ("status", Verb::Status, 0, ANY),
     ("suspend", Verb::Suspend, 0, ANY),
@@ -182,7 +186,7 @@ const VERBS: [(&str, Verb, usize, usize); 29] = [
 ];
 const ANY: usize = usize::MAX;
 /// Those that dmsetup has and ublk-dm has nothing for.
-const NOT_HERE: [&str; 5] = ["measure", "rename", "setgeometry", "splitname", "stats"];
+const NOT_HERE: [&str; 4] = ["measure", "setgeometry", "splitname", "stats"];
 
 /// Reads a command line. `Err(None)`: it has no command, and the usage is what is wanted.
 pub(super) fn parse(words: &[String]) -> Result<(Verb, Asked), Option<Failure>> {
@@ -238,11 +242,7 @@ impl Asked {
             (self.gid.is_some(), "--gid", node),
             (self.mode.is_some(), "--mode", node),
             (repeats, "--count and --interval", "a report is printed once"),
-            (
-                self.uuid.is_some() && verb == Verb::Create,
-                "--uuid",
-                "a device has no uuid: name it instead",
-            ),
+            (self.setuuid, "--setuuid", "a device has its uuid from its creation on"),
         ] {
             if is_given {
                 return Err(wrong_usage(format!("{option}: not supported: {why}")));
@@ -334,7 +334,7 @@ mod tests {
         for line in ["crea v", "CREATE v", "bogus"] {
             assert_eq!(refused(line), "Unknown command.", "{line}");
         }
-        for line in ["stats list", "rename a b", "measure", "splitname vg-lv"] {
+        for line in ["stats list", "setgeometry v", "measure", "splitname vg-lv"] {
             assert!(refused(line).contains("not supported for devices of ublk-dm"), "{line}");
         }
         assert!(refused("info --bogus").starts_with("dmsetup: unexpected argument '--bogus'"));
@@ -347,11 +347,12 @@ mod tests {
 
     #[test]
     fn what_would_have_no_effect_is_refused_by_name() {
-        for line in ["create v -u U", "create v -M 0600", "info -c --count 2", "info --interval 1"]
+        for line in
+            ["rename v --setuuid U", "create v -M 0600", "info -c --count 2", "info --interval 1"]
         {
             assert!(refused(line).contains(": not supported: "), "{line}");
         }
-        assert_eq!(read("info -u U").1.uuid.as_deref(), Some("U"), "there may be none with it");
+        assert_eq!(read("info -u U").1.uuid.as_deref(), Some("U"), "as a name");
         assert!(read("info -c --count 1").1.columns);
     }
 

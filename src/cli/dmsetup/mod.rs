@@ -90,6 +90,7 @@ fn carry_out(verb: Verb, asked: &Asked) -> Result<(), Failure> {
         Verb::Nothing => Ok(()),
         Verb::Remove => change::remove(asked),
         Verb::RemoveAll => change::remove_all(asked),
+        Verb::Rename => change::rename(asked),
         Verb::Resume => change::simple(asked, Simple::Resume),
         Verb::Status => show::lines(&All::read()?, asked, Lines::Status),
         Verb::Suspend => change::simple(asked, Simple::Suspend),

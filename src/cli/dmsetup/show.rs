@@ -53,6 +53,9 @@ pub(super) fn print_info(all: &All, one: &One) -> Result<(), Failure> {
     print(&format!("Event number:      {}", one.events))?;
     print(&format!("Major, minor:      {}, {}", number(major), number(minor)))?;
     print(&format!("Number of targets: {}", one.segments()))?;
+    if let Some(uuid) = &one.uuid {
+        print(&format!("UUID: {uuid}"))?;
+    }
     print("")
 }
 
@@ -98,7 +101,12 @@ fn concise_table(all: &All, asked: &Asked) -> Result<(), Failure> {
         one.silent.clone().map_or(Ok(()), Err)?;
         let table = if asked.inactive { &one.inactive } else { &one.table };
         let lines = one.lines(table.as_deref().unwrap_or_default()).map(|line| line.printed());
-        devices.push(concise::written(&one.name, one.id, one.is_read_only, lines));
+        devices.push(concise::written(
+            (&one.name, one.uuid.as_deref()),
+            one.id,
+            one.is_read_only,
+            lines,
+        ));
         ones += 1;
         Ok(())
     })?;

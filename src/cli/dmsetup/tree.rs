@@ -68,8 +68,7 @@ impl Options {
             self.active.then(|| word(one.is_suspended, ["ACTIVE", "SUSPENDED"])),
             self.rw.then(|| word(one.is_read_only, ["RW", "RO"])),
             self.open.then(|| all.opens(one).to_string()),
-            // Devices have no uuid.
-            self.uuid.then(String::new),
+            self.uuid.then(|| one.uuid.clone().unwrap_or_default()),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         if parts.is_empty() { String::new() } else { format!(" [{}]", parts.join(", ")) }

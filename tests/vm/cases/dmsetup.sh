@@ -85,9 +85,16 @@ columns() {
     q $D info -c -o bogus; q $D info -c -O bogus; q $D info -c -S bogus=1; q $D info -c -S name; r $D info -c nope; r $D info -c -o name,attr base nope
     r $D ls --tree -o nodevice; r $D ls --tree -o ascii; r $D ls --tree -o inverted; r $D ls --tree -o active,open,rw,uuid
     r $D table --concise base
+    r $D create named -u LVM-1x --table "0 64 zero"; q $D create named2 -u LVM-1x --notable; r $D create later --uuid U2 --notable
+    r $D info -c -o name,uuid; r $D info -c --noheadings -o name,uuid -S uuid=LVM-1x; r $D info named; r $D info -u U2; r $D table -u LVM-1x
+    r $D info -c -o name -u nope; r $D ls --tree -o nodevice,uuid
+    r $D rename named renamed; r $D rename later base; r $D rename nope x; r $D rename renamed renamed; q $D rename renamed a/b; q $D rename renamed
+    exec 9<"$(node renamed)"; r $D suspend renamed; r $D rename renamed again; r $D resume again; r $D table; exec 9<&-
+    q $D rename -u U2 sooner; r $D rename later sooner; r $D info -c -o name,attr,uuid; r $D load -u U2 --table "0 8 error"; r $D resume -u U2
+    r $D remove -u LVM-1x; r $D remove sooner
     r $D remove thenameofthisdeviceislong nt base
-    r $D create --concise "x,,,ro,0 1024 linear ${disk[0]} 0,1024 1024 zero;y,,,,0 64 error"
-    r $D table; r $D info -c -o name,attr; r $D info x; r $D remove_all; r $D ls
+    r $D create --concise "x,U-x,,ro,0 1024 linear ${disk[0]} 0,1024 1024 zero;y,,,,0 64 error"
+    r $D table; r $D info -c -o name,attr,uuid; r $D info x; r $D remove_all; r $D ls
 }
 
 wrong() {

@@ -6,6 +6,7 @@ use super::*;
 pub(in crate::cli::dmsetup) fn one(name: &str, id: u32, table: &str) -> One {
     One {
         name: name.to_owned(),
+        uuid: Some(format!("U-{name}")).filter(|_| id == 11),
         id: Some(id),
         number: Some((259, id)),
         is_suspended: false,
@@ -53,6 +54,8 @@ fn a_word_is_a_name_or_a_path_of_its_device() {
     for word in ["11", "259:11", "/dev/cow", "/dev/ublkb1", ""] {
         assert!(all.named(word).is_none(), "{word}");
     }
+    assert_eq!(all.with_uuid("U-cow").map(|one| one.id), Some(Some(11)));
+    assert!(all.with_uuid("U-base").is_none());
     let uppers: Vec<_> = all.above(&all.ones[0]).map(|one| one.name.as_str()).collect();
     assert_eq!(uppers, ["orig", "snap"]);
     assert_eq!((all.opens(&all.ones[0]), all.leaves()), (2, vec![(8, 0), (8, 16)]));
