@@ -41,8 +41,8 @@ fn a_command_line_that_is_wrong_is_exit_code_1() {
         (&["create", "v", "--notable", "--table", "0 1 error"], "--table and --notable are"),
         (&["info", "--bogus"], "dmsetup: unexpected argument '--bogus'"),
         (&["create", "v", "--table"], "dmsetup: a value is required for '--table"),
-        (&["create", "v", "-u", "U"], "--uuid: not supported: "),
-        (&["rename", "a", "b"], "rename: not supported"),
+        (&["rename", "v", "--setuuid", "U"], "--setuuid: not supported: "),
+        (&["measure", "v"], "measure: not supported"),
         (&[], "Usage: udmsetup COMMAND"),
     ] {
         let stderr = refusal(dir.path(), words);

@@ -131,7 +131,7 @@ mod tests {
     fn what_is_not_understood_is_refused() {
         for (text, why) in [
             ("x", "NAME,UUID,MINOR"),
-            ("x,a b,,rw,0 1 error", "blank"),
+            ("x,a b,,rw,0 1 error", "space"),
             ("x,,a,rw,0 1 error", "minor number"),
             ("x,,,rx,0 1 error", "`ro` or `rw`"),
         ] {
