@@ -48,7 +48,7 @@ pub fn heard(
     what: &str,
     mut holds: impl FnMut(&str) -> bool,
 ) -> Vec<String> {
-    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
     let (mut lines, mut bytes) = (Vec::new(), [0; 4096]);
     loop {
         let len = socket
