@@ -1,11 +1,11 @@
-//! The memory for I/O: one mapping, allocated in page-aligned powers of two.
+//! The memory for I/O: mappings, allocated in page-aligned powers of two.
 //!
 //! Rule I6 is kept by counting references: a buffer is reused only when no holder is left,
-//! operations in flight included. The mapping itself lives as long as the process, so no operation
-//! can ever outlive it.
+//! operations in flight included. The mappings themselves live as long as the process, so no
+//! operation can ever outlive them.
 //!
 //! The allocator is a buddy system with its lists in arrays beside the memory: nothing is allocated
-//! after start, and acquiring and releasing a buffer take a few steps.
+//! but when a disk is opened, and acquiring and releasing a buffer take a few steps.
 
 use std::io;
 use std::ptr::NonNull;
@@ -15,6 +15,9 @@ use crate::sys::mapping::map_anonymous;
 /// Memory for copies and metadata of one family. Touched only as far as it is used; when it is
 /// exhausted, copy clients fall back to their reserves and wait.
 pub const BUFFERS_BYTES: usize = 64 << 20;
+/// What each open disk adds to that: more than the store on a COW holds for as long as it is open
+/// (72 KiB), so that the stores of any number of snapshots leave the copies what they have.
+const DISK_BYTES: usize = 128 << 10;
 /// The part that is registered with the ring, and so is always backed by memory. The free lists use
 /// it first; it is enough for the copies of one device at full depth, or for twice the slices of
 /// one large copy.
@@ -25,6 +28,10 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 const PAGE_BYTES: usize = 4096;
 /// Largest buffer: 1 MiB, twice the largest slice of a copy.
 const MAX_ORDER: usize = 8;
+/// Pages of the largest buffer. The memory grows by as many.
+const LARGEST_PAGES: usize = 1 << MAX_ORDER;
+/// Pages of a mapping: a multiple of the largest buffer, so that no buffer lies in two.
+const PART_PAGES: usize = BUFFERS_BYTES / PAGE_BYTES;
 /// Free buffers of one size that are kept for later requests of that size; further ones are joined
 /// with their neighbours.
 const KEPT: u32 = 64;
@@ -42,7 +49,9 @@ struct Head {
 
 /// The memory and its free lists.
 pub struct Buffers {
-    base: NonNull<u8>,
+    /// The mappings, the registered part at the start of the first.
+    parts: Vec<NonNull<u8>>,
+    /// One for each page that may be used.
     heads: Vec<Head>,
     lists: [u32; MAX_ORDER + 1],
     /// Lengths of the lists.
@@ -58,14 +67,47 @@ impl Buffers {
         if unsafe { libc::madvise(base.as_ptr().cast(), HOT_BYTES, libc::MADV_HUGEPAGE) } != 0 {
             log::debug!("no huge pages: {}", io::Error::last_os_error());
         }
-        let empty = Head { order: 0, free: false, references: 0, next: NONE, prev: NONE };
-        let heads = vec![empty; BUFFERS_BYTES / PAGE_BYTES];
-        let mut buffers =
-            Buffers { base, heads, lists: [NONE; MAX_ORDER + 1], counts: [0; MAX_ORDER + 1] };
-        for page in (0..buffers.heads.len()).rev().step_by(1 << MAX_ORDER) {
-            buffers.push(as_page(page + 1 - (1 << MAX_ORDER)), MAX_ORDER);
-        }
+        let (parts, heads) = (vec![base], Vec::new());
+        let (lists, counts) = ([NONE; MAX_ORDER + 1], [0; MAX_ORDER + 1]);
+        let mut buffers = Buffers { parts, heads, lists, counts };
+        buffers.make_room(0)?;
         Ok(buffers)
+    }
+
+    /// Grows to what that many open disks need. It never becomes smaller again: there are free
+    /// buffers then.
+    ///
+    /// # Errors
+    /// There is no memory for that; what is there can be used.
+    pub fn make_room(&mut self, disks: usize) -> io::Result<()> {
+        let pages = (BUFFERS_BYTES + disks * DISK_BYTES) / PAGE_BYTES;
+        while self.heads.len() + LARGEST_PAGES <= pages {
+            if self.heads.len() == self.parts.len() * PART_PAGES {
+                self.parts.push(map_aligned(BUFFERS_BYTES)?);
+            }
+            let page = as_page(self.heads.len());
+            let empty = Head { order: 0, free: false, references: 0, next: NONE, prev: NONE };
+            self.heads.resize(self.heads.len() + LARGEST_PAGES, empty);
+            self.push_last(page);
+        }
+        Ok(())
+    }
+
+    /// Frees a largest buffer that is used when there is no other: the registered part comes first.
+    fn push_last(&mut self, page: u32) {
+        let mut last = self.lists[MAX_ORDER];
+        if last == NONE {
+            self.push(page, MAX_ORDER);
+            return;
+        }
+        while self.heads[last as usize].next != NONE {
+            last = self.heads[last as usize].next;
+        }
+        self.heads[last as usize].next = page;
+        let order = u8::try_from(MAX_ORDER).unwrap_or(u8::MAX);
+        self.heads[page as usize] =
+            Head { order, free: true, references: 0, next: NONE, prev: last };
+        self.counts[MAX_ORDER] += 1;
     }
 
     fn push(&mut self, page: u32, order: usize) {
@@ -95,7 +137,7 @@ impl Buffers {
 
     /// The registered part: its start and its length in bytes.
     pub fn registered(&self) -> (NonNull<u8>, usize) {
-        (self.base, HOT_BYTES)
+        (self.parts[0], HOT_BYTES)
     }
 
     /// Whether a buffer is in the registered part.
@@ -190,9 +232,10 @@ impl Buffers {
         if offset.checked_add(len_bytes)? > size {
             return None;
         }
+        let (part, at) = (page as usize / PART_PAGES, page as usize % PART_PAGES);
         // SAFETY: the page index comes from this memory and the range was just found to lie inside
-        // its buffer, which lies inside the mapping.
-        Some(unsafe { self.base.add(page as usize * PAGE_BYTES + offset) })
+        // its buffer, which lies inside one mapping.
+        Some(unsafe { self.parts.get(part)?.add(at * PAGE_BYTES + offset) })
     }
 
     /// Copies out of a buffer; a range outside it reads as nothing.
@@ -243,6 +286,31 @@ mod tests {
         }
         let large: Vec<u32> = std::iter::from_fn(|| buffers.acquire(1 << 20)).collect();
         assert_eq!(large.len(), BUFFERS_BYTES >> 20, "everything joined to the largest size");
+    }
+
+    #[test]
+    fn the_stores_of_a_thousand_snapshots_leave_the_copies_their_memory() {
+        let mut buffers = Buffers::new().unwrap();
+        let disks = 1000;
+        buffers.make_room(disks).unwrap();
+        buffers.make_room(disks - 1).unwrap();
+        let mut held = Vec::new();
+        for _ in 0..disks {
+            held.extend([1 << 16, 4096, 4096].map(|bytes| buffers.acquire(bytes).unwrap()));
+        }
+        let first: Vec<_> = held[..300].iter().map(|page| buffers.is_registered(*page)).collect();
+        assert!(first.contains(&true), "the registered part is used first");
+        let large = std::iter::from_fn(|| buffers.acquire(1 << 19)).count();
+        assert!(large << 19 >= BUFFERS_BYTES, "{large} slices");
+        // The last one lies in another mapping.
+        let last = *held.last().unwrap();
+        buffers.write(last, 1, b"kept");
+        let mut bytes = [0; 4];
+        buffers.read(last, 1, &mut bytes);
+        assert_eq!(&bytes, b"kept");
+        held.sort_unstable();
+        held.dedup();
+        assert_eq!(held.len(), 3 * disks, "no page is handed out twice");
     }
 
     #[test]

@@ -114,7 +114,17 @@ impl RingDisk {
         probe: SizeProbe,
     ) -> RingDisk {
         let file = Rc::new(RingFile::new(ring, file));
+        ring.disks.set(ring.disks.get() + 1);
+        if let Err(error) = ring.buffers.borrow_mut().make_room(ring.disks.get()) {
+            log::info!("no memory for the buffers of more disks: {error}");
+        }
         RingDisk { ring: ring.clone(), file, limits, size: Cell::new(size), probe }
+    }
+}
+
+impl Drop for RingDisk {
+    fn drop(&mut self) {
+        self.ring.disks.set(self.ring.disks.get() - 1);
     }
 }
 

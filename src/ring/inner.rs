@@ -30,6 +30,8 @@ pub(super) struct Inner {
     pub(super) free: RefCell<Vec<u32>>,
     pub(super) completed: RefCell<Vec<(u64, i32)>>,
     pub(super) buffers: RefCell<Buffers>,
+    /// Open disks.
+    pub(super) disks: Cell<usize>,
     pub(super) payloads: RefCell<Payloads>,
     pub(super) timers: RefCell<Vec<(u64, Waker)>>,
     pub(super) start: Instant,

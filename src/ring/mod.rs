@@ -81,6 +81,7 @@ impl Ring {
                 free: RefCell::default(),
                 completed: RefCell::default(),
                 buffers: RefCell::new(buffers),
+                disks: Cell::new(0),
                 payloads: RefCell::new(Payloads::new(BUFFERS_INDEX)),
                 timers: RefCell::default(),
                 start: Instant::now(),

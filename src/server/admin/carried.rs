@@ -28,12 +28,17 @@ const SNAPSHOT_OF: &str = "is a snapshot of it";
 impl<M: Machine> Administrator<M> {
     /// Whether a device carries the origin of others, served or not.
     pub(super) fn is_carrier(&self, id: u32) -> bool {
+        self.carriers().any(|carrier| carrier == id)
+    }
+
+    /// The numbers of all such devices, each as often as it has others.
+    pub(super) fn carriers(&self) -> impl Iterator<Item = u32> {
         let open = self.origins.carried().filter_map(|origin| origin.known.device);
         let left = self.left_out.values().map(|left| &left.device);
         let undone = self.undone_later.iter().map(|new| &new.state);
         let recorded = left.chain(undone).filter_map(DeviceState::carrier);
         let served = self.devices.values().filter_map(|entry| entry.deps.carrier());
-        open.chain(served).chain(recorded).any(|carrier| carrier.id == id)
+        open.chain(served).chain(recorded).map(|carrier| carrier.id)
     }
 
     /// A device whose origin another device carries, and what it is of that one: served, waiting,
