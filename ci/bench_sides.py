@@ -68,12 +68,12 @@ class Disks:
         self.size_mib = row.get("disk_mib", SIZE_MIB)
         self.dirs = []
 
-    def new(self, fill):
+    def new(self, fill, size_mib=None):
         Disks.count += 1
         path = NULL_BLK / f"bench{Disks.count}"
         path.mkdir()
         self.dirs.append(path)
-        settings = {"size": self.size_mib, "blocksize": 4096, "queue_mode": 2, "memory_backed": 1,
+        settings = {"size": size_mib or self.size_mib, "blocksize": 4096, "queue_mode": 2, "memory_backed": 1,
                     "irqmode": 2 if self.latency_us else 0, "completion_nsec": self.latency_us * 1000, "power": 1}
         for key, value in settings.items():
             (path / key).write_text(str(value))
@@ -113,11 +113,10 @@ def write_store(disk, row):
     # Odd, so that no chunk is used twice.
     stride = 1 if row.get("runs") else 0x9E3779B1
     for area in range(count // area_records + 1):
-        start = 1 + area * (area_records + 1)
-        records = array("Q", bytes(4096))
-        for index in range(min(area_records, count - area * area_records)):
-            number = area * area_records + index
-            records[2 * index], records[2 * index + 1] = number * stride % chunks, start + 1 + index
+        start, first = 1 + area * (area_records + 1), area * area_records
+        records, used = array("Q", bytes(4096)), min(area_records, count - first)
+        records[0:2 * used:2] = array("Q", [number * stride % chunks for number in range(first, first + used)])
+        records[1:2 * used:2] = array("Q", range(start + 1, start + 1 + used))
         os.pwrite(fd, records.tobytes(), start * 4096)
     os.fsync(fd)
     os.close(fd)
