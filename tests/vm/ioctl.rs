@@ -180,9 +180,14 @@ fn until(seconds: u64, mut holds: impl FnMut() -> bool) {
 
 /// Kills a process immediately.
 pub fn kill(pid: u64) {
+    signal(pid, libc::SIGKILL);
+}
+
+/// Sends a signal to a process.
+pub fn signal(pid: u64, number: i32) {
     let process = i32::try_from(pid).expect("a process id");
     // SAFETY: sends a signal; no memory is involved.
-    let result = unsafe { libc::kill(process, libc::SIGKILL) };
+    let result = unsafe { libc::kill(process, number) };
     assert!(result == 0, "process {pid}: {}", io::Error::last_os_error());
 }
 
