@@ -10,6 +10,7 @@ use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Reply, RunState};
 use crate::rundir::{Reserved, RunDir, Server, State};
 use crate::server::orphan;
+use crate::tab::LINKS;
 use crate::ublk::{self, Control, device};
 
 /// How often a server that leaves without an answer is asked for its devices ...
@@ -270,9 +271,10 @@ fn unanswered(device: &DeviceState, state: ublk::DeviceState, server: Option<u32
     orphan::report(device, state, server)
 }
 
-/// Whether a word names a device: by name, id or path.
+/// Whether a word names a device: by name, id or path, or by the link that udev would make.
 fn names(device: &DeviceReport, word: &str) -> bool {
     device.name == word
+        || word.strip_prefix(LINKS) == Some(&device.name)
         || device.id.to_string() == word
         || format!("/dev/ublkb{}", device.id) == word
 }

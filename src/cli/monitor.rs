@@ -5,32 +5,38 @@
 
 mod tail;
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
 use self::tail::Tail;
 use super::args::Monitor;
 use super::client::open_rundir;
 use super::json;
-use super::terminal::{complain, one_line};
-use crate::failure::Failure;
+use super::terminal::{CANNOT_WRITE, complain, one_line};
+use crate::failure::{Failure, Kind};
 use crate::protocol::EventLine;
 use crate::rundir::RunDir;
+use crate::sys::stdout::was_closed;
 
 /// Room for the kernel's notices of one look.
 const NOTICES: usize = 4096;
 
 /// Prints events, and runs a program for each, until it is ended or its reader has left.
 pub(super) fn monitor(asked: &Monitor) -> Result<(), Failure> {
+    refuse_closed()?;
+    asked.exec.as_deref().map_or(Ok(()), refuse_no_program)?;
     let rundir = open_rundir()?;
     let mut tail = Tail::default();
     // The directory may be removed and made again: then it is watched anew.
@@ -58,6 +64,27 @@ pub(super) fn monitor(asked: &Monitor) -> Result<(), Failure> {
             }
         }
     }
+}
+
+/// Refuses to begin without a place to write to: with `--exec` alone that is `/dev/null`.
+fn refuse_closed() -> Result<(), Failure> {
+    let cannot = || Failure::from(io::Error::from(Errno::BADF)).context(CANNOT_WRITE);
+    if was_closed() { Err(cannot()) } else { Ok(()) }
+}
+
+/// Refuses a program that cannot be run: at the first event nobody would be there to see it.
+fn refuse_no_program(program: &Path) -> Result<(), Failure> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let dirs = if program.components().count() > 1 { OsString::new() } else { path };
+    let runs = |dir: PathBuf| {
+        let file = dir.join(program);
+        file.is_file() && access(&file, Access::EXEC_OK).is_ok()
+    };
+    if env::split_paths(&dirs).any(runs) {
+        return Ok(());
+    }
+    let what = format!("--exec {}: no such program, or not one that can be run", program.display());
+    Err(Failure::new(Kind::NotFound, what))
 }
 
 /// Has the kernel report changes in the directory of events, which is made if it is not there.
@@ -127,7 +154,7 @@ fn print(event: &EventLine) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Failure::from(error).context("cannot write the result to stdout")),
+        Err(error) => Err(Failure::from(error).context(CANNOT_WRITE)),
         Ok(()) => Ok(true),
     }
 }
@@ -149,9 +176,12 @@ fn run(program: &Path, event: &EventLine) {
     match done {
         Ok(status) if status.success() => {}
         Ok(status) => {
-            let what = format!("{}: {}: {status}", program.display(), event.event);
+            let what = format!("--exec {}: {}: {status}", program.display(), event.event);
             complain(&Failure::from(what));
         }
-        Err(error) => complain(&Failure::at(program, error)),
+        Err(error) => {
+            let what = format!("--exec {}: {}", program.display(), event.event);
+            complain(&Failure::from(error).context(what));
+        }
     }
 }

@@ -10,6 +10,9 @@ use super::json;
 use crate::failure::{Failure, wrong_usage};
 use crate::sys::stdout::was_closed;
 
+/// What was being done when stdout could not be written.
+pub const CANNOT_WRITE: &str = "cannot write the result to stdout";
+
 /// stdout, where a reader that has gone away (EPIPE) is not a failure: `ublk-dm list | head -1` has
 /// succeeded. Any other error that keeps the result from being written is a failure, as is a stdout
 /// that the caller has closed.
@@ -45,7 +48,7 @@ impl Write for Stdout {
 pub fn print_text(text: &str) -> Result<(), Failure> {
     let mut stdout = stdout();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|error| Failure::from(error).context("cannot write the result to stdout"))
+    written.map_err(|error| Failure::from(error).context(CANNOT_WRITE))
 }
 
 /// Prints a line to stdout.

@@ -20,6 +20,10 @@ pub fn refuse_odd_uuid(uuid: &str) -> Result<(), &'static str> {
         _ if uuid.len() > MAX_UUID_BYTES => Err("it has more than 128 bytes"),
         _ if uuid.contains(char::is_control) => Err("it has a control character"),
         _ if uuid.contains(char::is_whitespace) => Err("it has a space"),
+        // It is the end of a link's path.
+        _ if uuid.split('/').any(|part| matches!(part, "" | "." | "..")) => {
+            Err("as a path it would lead elsewhere")
+        }
         _ => Ok(()),
     }
 }
@@ -35,6 +39,7 @@ pub fn refuse_odd_name(name: &str) -> Result<(), Failure> {
     }
     let why = match name {
         "" => "it is empty",
+        "." | ".." => "it is a directory in every path",
         _ if name.contains(char::is_control) => "it has a control character",
         _ if name.contains(|letter: char| letter.is_whitespace() || letter == '/') => {
             "it has a space or a slash"
@@ -56,7 +61,7 @@ mod tests {
         for uuid in ["LVM-abc", "4f0c2d1e-0000-4000-8000-000000000000", "a/b,c", &"x".repeat(128)] {
             assert_eq!(refuse_odd_uuid(uuid), Ok(()), "{uuid}");
         }
-        for uuid in ["", "a b", "a\tb", "\u{1b}[1m", &"x".repeat(129)] {
+        for uuid in ["", "..", "a/../b", "a/", "/a", "a b", "a\tb", "\u{1b}[1m", &"x".repeat(129)] {
             assert!(refuse_odd_uuid(uuid).is_err(), "{uuid}");
         }
     }

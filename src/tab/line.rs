@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::protocol::refuse_odd_name;
 
 /// Where the links to devices by their names are.
-pub(super) const LINKS: &str = "/dev/ublk-dm/";
+pub const LINKS: &str = "/dev/ublk-dm/";
 
 /// Where a line stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,5 +18,5 @@ pub mod unit;
 mod words;
 
 pub use file::Tab;
-pub use line::{Disk, Entry};
+pub use line::{Disk, Entry, LINKS};
 pub use options::Options;

@@ -149,7 +149,7 @@ where
 {
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     let number = value.parse().ok().filter(|number| digits && (&min..=&max).contains(&number));
-    number.ok_or_else(|| format!("option {word}: it is a number from {min} to {max}").into())
+    number.ok_or_else(|| format!("option {word}: it takes a number from {min} to {max}").into())
 }
 
 /// The options as a line has them, in a fixed order.

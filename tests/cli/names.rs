@@ -15,10 +15,13 @@ fn a_name_or_a_uuid_that_cannot_be_one_is_wrong_usage() {
         &["rename", "a", "b c"],
         &["rename", "a", "b/c"],
         &["rename", "a", "17"],
+        &["rename", "a", "."],
+        &["create", "..", zero[0], zero[1]],
         &["rename", "a", &long],
         &["create", "a", "--uuid", "", zero[0], zero[1]],
         &["create", "a", "--uuid", "b c", zero[0], zero[1]],
         &["create", "a", "--uuid", "b\tc", zero[0], zero[1]],
+        &["create", "a", "--uuid", "a/../b", zero[0], zero[1]],
         &["create", "a", "--uuid", &long, zero[0], zero[1]],
         &["add", "origin", "--origin", "/none", "--uuid", ""],
     ] {

@@ -209,7 +209,7 @@ fn each_wrong_line_has_its_place_and_reason() {
         (5, "d: 8:16: the numbers of disks change"),
         (6, "e: x/y: the path of a disk must be absolute"),
         (7, "name '7': it is a number"),
-        (8, "g: option timeout=soon: it is a number from 0 to 86400"),
+        (8, "g: option timeout=soon: it takes a number from 0 to 86400"),
     ] {
         for verb in ["up", "down"] {
             let output = tab.run(&[verb, "--all"]);

@@ -101,13 +101,29 @@ impl Finding {
         (self.check, &self.subject) == (other.check, &other.subject)
     }
 
+    /// Whether the text names it already. (A device called `a` is not what `a device` begins with.)
+    fn begins_with(&self, subject: &str) -> bool {
+        self.what.strip_prefix(subject).is_some_and(|rest| rest.starts_with(':'))
+    }
+
     /// The finding for people.
     pub fn line(&self) -> String {
         match &self.subject {
-            Some(subject) if !self.what.starts_with(subject.as_str()) => {
-                format!("{subject}: {}", self.what)
-            }
+            Some(subject) if !self.begins_with(subject) => format!("{subject}: {}", self.what),
             _ => self.what.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_what_it_is_about_once() {
+        let line = |what: &str| Finding::advice("x", what).of("a").line();
+        assert_eq!(line("a device is not up"), "a: a device is not up");
+        assert_eq!(line("a: not up"), "a: not up");
+        assert_eq!(Finding::advice("x", "no udev").line(), "no udev");
     }
 }

@@ -28,7 +28,10 @@ pub(super) fn examine(rundir: &RunDir) -> Vec<Finding> {
     }
     match lost::all(rundir) {
         Ok(all) => found.extend(all.into_iter().map(|(cow, why)| {
-            let what = format!("the snapshot on it must not be used: {why}");
+            let what = format!(
+                "the snapshot on this COW must not be used: {why}; if the COW no longer exists, \
+                 remove that file"
+            );
             let wipe = "ublk-dm zero --to COW:0+4096";
             Finding::problem("lost-store", what).of(cow).by_hand(wipe)
         })),

@@ -16,7 +16,7 @@ use super::mutant::{self, Mutant};
 use super::open_origins::Origin;
 use super::state::Administrator;
 use super::waiting::Errand;
-use crate::failure::Reason;
+use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{Command, Cow, DeviceRef, DeviceSpec, DeviceState, KnownDisk, KnownDisks};
 use crate::rundir::departed::Departure;
 use crate::storage::{DiskId, Limits};
@@ -55,10 +55,12 @@ impl<M: Machine> Administrator<M> {
     /// Refuses a command that would end a device under its snapshots; `but`: those that end too.
     pub(super) fn refuse_carrier(&self, id: u32, but: &[u32], what: &str) -> Result<(), Reason> {
         if let Some(upper) = self.joined_by(id, but) {
-            return Err(format!("/dev/ublkb{id}: {upper} stands on it: {what}").into());
+            let why = format!("/dev/ublkb{id}: {upper} stands on it: {what}");
+            return Err(Failure::new(Kind::InUse, why));
         }
-        self.carried_by(id, but)
-            .map_or(Ok(()), |upper| Err(format!("/dev/ublkb{id}: {upper}: {what}").into()))
+        self.carried_by(id, but).map_or(Ok(()), |upper| {
+            Err(Failure::new(Kind::InUse, format!("/dev/ublkb{id}: {upper}: {what}")))
+        })
     }
 
     /// Refuses a command that would wait for operations which a suspended device holds, and those

@@ -1,7 +1,7 @@
 //! The content of a disk before the disk is reused: data that a user may miss is not overwritten.
 
 use super::wipe::{wipe, zero_start};
-use crate::failure::Reason;
+use crate::failure::{Failure, Kind, Reason};
 use crate::server::admin::machine::OpenDisk;
 use crate::storage::signature::SignatureKind;
 
@@ -15,18 +15,16 @@ pub(super) fn refuse_other(
     let block = disk.limits().logical_block_size;
     match disk.content()? {
         None if disk.starts_with_zeroes()? => Ok(()),
-        None => Err(format!(
-            "{path}: holds unknown data, which {what} would destroy; {}, or use --force",
-            zero_start(&path, block)
-        )
-        .into()),
+        None => Err(refused(&path, "unknown data", what, &zero_start(&path, block))),
         Some(found) if Some(found.kind) == wanted => Ok(()),
-        Some(found) => Err(format!(
-            "{path}: holds {} (at byte {}), which {what} would destroy; {}, or use --force",
-            found.name,
-            found.offset,
-            wipe(&path, found.offset, block)
-        )
-        .into()),
+        Some(found) => {
+            let holds = format!("{} (at byte {})", found.name, found.offset);
+            Err(refused(&path, &holds, what, &wipe(&path, found.offset, block)))
+        }
     }
+}
+
+fn refused(path: &str, holds: &str, what: &str, mend: &str) -> Reason {
+    let why = format!("{path}: holds {holds}, which {what} would destroy; {mend}, or use --force");
+    Failure::new(Kind::Refused, why)
 }
