@@ -14,6 +14,7 @@ mod json;
 mod json_schema;
 mod listed;
 mod merge;
+mod monitor;
 mod names;
 mod notable;
 mod numbers;

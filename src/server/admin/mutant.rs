@@ -328,6 +328,16 @@ pub enum Mutant {
     LeftUnopenable,
     /// The origin is suspended for the end of a merge that cannot be recorded.
     SuspendedUnrecorded,
+    /// The new name of a device is not recorded.
+    RenamedUnrecorded,
+    /// A device whose new name cannot be recorded has it nevertheless.
+    RenamedThoughRefused,
+    /// The name of another device is given.
+    NameGivenTwice,
+    /// The uuid of another device is given.
+    UuidGivenTwice,
+    /// A merge knows the snapshot that is to be kept by its old name.
+    KeptByOldName,
 }
 
 #[cfg(feature = "mutants")]

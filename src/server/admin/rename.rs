@@ -6,6 +6,7 @@
 
 use super::devices::no_device;
 use super::machine::{Machine, Records, Thread};
+use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, Reply};
@@ -13,7 +14,8 @@ use crate::protocol::{DeviceSpec, Reply};
 impl<M: Machine> Administrator<M> {
     /// Refuses a uuid that another device has. The directory's lock is held.
     pub(super) fn refuse_taken_uuid(&mut self, spec: &DeviceSpec) -> Result<(), Reason> {
-        let Some(uuid) = spec.options.uuid.as_deref() else { return Ok(()) };
+        let uuid = spec.options.uuid.as_deref().filter(|_| !mutant::is(Mutant::UuidGivenTwice));
+        let Some(uuid) = uuid else { return Ok(()) };
         let mut others = self.all_states();
         others.extend(self.machine.records().devices_beside(None)?);
         others.retain(|one| one.spec.options.uuid.as_deref() == Some(uuid));
@@ -32,7 +34,8 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn rename(&mut self, id: u32, name: String) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
         let old = self.name_of(id)?;
-        if self.all_states().iter().any(|one| one.id != id && one.name == name) {
+        let is_taken = self.all_states().iter().any(|one| one.id != id && one.name == name);
+        if is_taken && !mutant::is(Mutant::NameGivenTwice) {
             return Err(format!("the name {name} is taken by another device").into());
         }
         let before = self.devices.clone();
@@ -43,8 +46,12 @@ impl<M: Machine> Administrator<M> {
         }
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         entry.name.clone_from(&name);
-        if let Err(why) = self.record(None) {
-            self.devices = before;
+        let recorded =
+            if mutant::is(Mutant::RenamedUnrecorded) { Ok(()) } else { self.record(None) };
+        if let Err(why) = recorded {
+            if !mutant::is(Mutant::RenamedThoughRefused) {
+                self.devices = before;
+            }
             return Err(why.context(format!("{old}: not renamed")));
         }
         // What is left out belongs to this server's record as well, but has no say in the outcome.
@@ -59,6 +66,9 @@ impl<M: Machine> Administrator<M> {
 
 /// Has a merge know a device by its new name; `is_it`: it is that device's own.
 fn follow(spec: &mut DeviceSpec, is_it: bool, old: &str, name: &str) {
+    if mutant::is(Mutant::KeptByOldName) {
+        return;
+    }
     let wish = spec.merge.as_mut().filter(|wish| wish.keep || is_it);
     if let Some(known) = wish.and_then(|wish| wish.snapshot.as_mut()).filter(|known| *known == old)
     {

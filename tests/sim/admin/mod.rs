@@ -74,6 +74,7 @@ mod ranges;
 mod records;
 mod refused;
 mod removed;
+mod renamed;
 mod reopened;
 mod resize;
 mod resize_refused;
