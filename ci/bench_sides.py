@@ -298,15 +298,18 @@ class Disk:
 
 class Fio(Disk):
     """No mirror and no merge, but what none can exceed: as much is read from one disk as is written to the other, at the
-    same time."""
+    same time; scattered chunks lie side by side on a COW, and are written one by one."""
 
     def __init__(self, row):
         self.bytes = copied_bytes(row)
+        large = ["--bs=512k", "--iodepth=8"]
+        self.read = ["--rw=read", *large]
+        self.write = ["--rw=write", *large] if row.get("runs", True) else ["--rw=randwrite", "--bs=4k", "--iodepth=32"]
 
     def build_mirror(self, disks):
-        words = ["--ioengine=io_uring", "--direct=1", "--bs=512k", "--iodepth=8", f"--size={self.bytes}"]
-        run(TMP / "fio", *words, "--name=read", "--rw=read", f"--filename={disks[0]}",
-            "--name=write", "--rw=write", f"--filename={disks[1]}")
+        words = ["--ioengine=io_uring", "--direct=1", f"--size={self.bytes}"]
+        run(TMP / "fio", *words, "--name=read", *self.read, f"--filename={disks[0]}",
+            "--name=write", *self.write, f"--filename={disks[1]}")
 
     build_merge = build_mirror
 

@@ -12,6 +12,8 @@ mod listed;
 mod machine;
 
 use std::process::{Command, ExitCode};
+use std::thread::sleep;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -25,11 +27,15 @@ use super::terminal::{complain, one_line, print};
 use super::up;
 use super::verdict::verdict;
 use crate::failure::{Failure, Reason};
+use crate::protocol::RunState;
 use crate::rundir::RunDir;
 use crate::ublk::Control;
 
 /// The exit code if there is a problem: examined and found bad.
 const FOUND_BAD: u8 = 3;
+
+/// How long after a first look a second one is taken: many times what the kernel needs.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// The object that `--json` prints for a finding.
 #[derive(Serialize)]
@@ -84,7 +90,7 @@ fn examine() -> Vec<Finding> {
     };
     found.extend(left::examine(&rundir));
     // Without the driver there are no devices; why there is none has been said.
-    let known = if can_ask { Known::of(&rundir) } else { Ok(Known::default()) };
+    let known = if can_ask { known(&rundir) } else { Ok(Known::default()) };
     match known {
         Ok(known) => {
             if can_ask {
@@ -95,6 +101,17 @@ fn examine() -> Vec<Finding> {
         Err(why) => found.push(Finding::unseen("devices", &why)),
     }
     found
+}
+
+/// All devices. One that seems to be lost is looked at again: for a moment after the end of its
+/// server the kernel shows a device as if it had one.
+fn known(rundir: &RunDir) -> Result<Known, Failure> {
+    let known = Known::of(rundir)?;
+    if known.devices().iter().any(|device| device.object.state == RunState::Dead) {
+        sleep(SECOND_LOOK);
+        return Known::of(rundir);
+    }
+    Ok(known)
 }
 
 /// Does what mends without loss, each thing once. Returns whether anything was tried.

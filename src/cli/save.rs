@@ -130,7 +130,17 @@ impl Saving<'_> {
             log::warn!("{name}: it was made with --force, which is not saved");
         }
         let options = self.options(device, state, &table);
+        self.warn_of_twin(&name, &options);
         Ok(Some((name, table, options)))
+    }
+
+    /// Warns of another line for the same device, as `rename` leaves one.
+    fn warn_of_twin(&self, name: &str, options: &Options) {
+        let has = |it: &&Entry| it.options.uuid.is_some() && it.options.uuid == options.uuid;
+        let twin = self.tab.entries.iter().filter(|it| it.name != name).find(has);
+        if let Some(twin) = twin {
+            log::warn!("{name}: {}: {} has the same uuid: remove that line", twin.place, twin.name);
+        }
     }
 
     /// The options of a device that has no line yet.

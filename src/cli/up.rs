@@ -31,7 +31,7 @@ use super::terminal::print;
 use super::unnamed;
 use super::verdict::verdict;
 use crate::failure::{Failure, Kind, Reason};
-use crate::protocol::DeviceReport;
+use crate::protocol::{DeviceReport, DeviceSpec};
 use crate::rundir::RunDir;
 use crate::tab::{Disk, Entry, Options, Tab, files};
 use crate::ublk::device;
@@ -360,7 +360,7 @@ fn named(name: &str, mut why: Failure) -> Failure {
 }
 
 /// A device as its line describes it.
-fn spec(entry: &Entry) -> Result<(crate::protocol::DeviceSpec, args::Common), Failure> {
+fn spec(entry: &Entry) -> Result<(DeviceSpec, args::Common), Failure> {
     let Entry { name, table, options, .. } = entry;
     let beside =
         options.beside.as_deref().map(|word| Disks::in_tab().path(Path::new(named_by(word))));
@@ -369,7 +369,7 @@ fn spec(entry: &Entry) -> Result<(crate::protocol::DeviceSpec, args::Common), Fa
     let table = table.with_devices(|word| Ok::<_, Failure>(named_by(word).to_owned()))?;
     let source = options.source.as_deref().map(|word| Path::new(named_by(word)));
     let spec = table::of_lines(&table.to_string(), &common, source, Disks::in_tab())?;
-    Ok((spec, common))
+    Ok((DeviceSpec { other_origin: options.other_origin, ..spec }, common))
 }
 
 /// The options of a line as those of `create`, but for the device that it is beside.

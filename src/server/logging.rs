@@ -110,6 +110,8 @@ struct Line {
 
 enum Job {
     Write(Line),
+    /// All destinations are opened again.
+    Reopen,
     /// All earlier lines have been written when the sender is dropped.
     Flush(Sender<()>),
 }
@@ -146,6 +148,14 @@ pub fn start(destination: Destination) -> io::Result<()> {
         log::logger().flush();
     }));
     Ok(())
+}
+
+/// Opens the files again, which somebody may have moved away, and the machine's log, which may be
+/// another one by now (a server that was started in an initrd begins without a journal).
+pub fn reopen() {
+    if SERVER.get().is_some_and(|server| server.jobs.try_send(Job::Reopen).is_err()) {
+        log::warn!("the log is too slow: its files were not opened again");
+    }
 }
 
 impl Log for Queue {
@@ -192,6 +202,8 @@ type Stderr = (Form, LevelFilter);
 
 /// The destinations of the logging thread.
 struct Sinks {
+    /// The path of the file, and the prefix of each line in the machine's log.
+    opened_as: (PathBuf, String),
     file: Option<LogFile>,
     /// Where events go; the file is opened with the first.
     events: PathBuf,
@@ -213,18 +225,31 @@ impl Sinks {
         let in_journal = foreground && connected_to_journal();
         let system = SystemLog::open(&key);
         let events = file.with_extension(EVENTS);
-        let mut sinks = Sinks { file: None, events, event_file: None, system, in_journal, stderr };
-        match LogFile::open(file, !foreground) {
-            Ok(file) => sinks.file = Some(file),
-            Err(error) => sinks.write(&own_line(Level::Warn, format!("no log file: {error}"))),
-        }
+        let opened_as = (file, key);
+        let (file, event_file) = (None, None);
+        let mut sinks = Sinks { opened_as, file, events, event_file, system, in_journal, stderr };
+        sinks.open_file(!foreground);
         sinks
+    }
+
+    fn open_file(&mut self, takes_stderr: bool) {
+        match LogFile::open(self.opened_as.0.clone(), takes_stderr) {
+            Ok(file) => self.file = Some(file),
+            Err(error) => self.write(&own_line(Level::Warn, format!("no log file: {error}"))),
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.event_file = None;
+        self.system = SystemLog::open(&self.opened_as.1).or(self.system.take());
+        self.open_file(self.stderr.is_none());
     }
 
     fn write_all(mut self, queue: &Receiver<Job>) {
         for job in queue {
             match job {
                 Job::Write(line) => self.write(&line),
+                Job::Reopen => self.reopen(),
                 Job::Flush(done) => drop(done),
             }
             let dropped = DROPPED.swap(0, Ordering::Relaxed);
@@ -335,6 +360,7 @@ mod tests {
         let file = dir.path().join("log/k.log");
         let log_file = LogFile::open(file.clone(), false).expect("a file");
         let sinks = Sinks {
+            opened_as: (file.clone(), String::new()),
             file: Some(log_file),
             events: file.with_extension(EVENTS),
             event_file: None,

@@ -1,5 +1,5 @@
-//! Signals to a server: terminating signals become a command, so that they are handled in turn; all
-//! others are ignored.
+//! Signals to a server: terminating signals become a command, so that they are handled in turn;
+//! SIGHUP has the logs opened again; all others are ignored.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
@@ -13,14 +13,14 @@ use signal_hook::consts::{
 use signal_hook::iterator::Signals;
 
 use super::listener::Pending;
+use super::logging;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{Command, Reply};
 
-/// Signals that end or stop a process by default. A server has no configuration to reload, and
-/// users of its devices must not block because a terminal was closed, or because a script took the
-/// server's number for another process's. (SIGPIPE and SIGXFSZ are ignored from the start.)
-const IGNORED: [i32; 13] = [
-    SIGHUP,
+/// Signals that end or stop a process by default: users of its devices must not block because a
+/// script took the server's number for another process's. (SIGPIPE and SIGXFSZ are ignored from the
+/// start.)
+const IGNORED: [i32; 12] = [
     SIGUSR1,
     SIGUSR2,
     SIGALRM,
@@ -78,7 +78,7 @@ impl Beginning {
 /// Handles signals from now on.
 pub(super) fn handle() -> Result<Beginning, Reason> {
     let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
-    let all = TERM_SIGNALS.iter().chain(&IGNORED).copied().chain(real_time);
+    let all = TERM_SIGNALS.iter().chain(&IGNORED).chain([&SIGHUP]).copied().chain(real_time);
     let mut signals = Signals::new(all).map_err(|error| Failure::from(error).context("signals"))?;
     let beginning = Beginning::default();
     let told = beginning.clone();
@@ -86,6 +86,12 @@ pub(super) fn handle() -> Result<Beginning, Reason> {
         for signal in signals.forever() {
             let known = signal_hook::low_level::signal_name(signal).map(str::to_owned);
             let name = known.unwrap_or_else(|| format!("signal {signal}"));
+            // A server has nothing else to read again: commands change its devices.
+            if signal == SIGHUP {
+                logging::reopen();
+                log::info!("{name}: the logs were opened again");
+                continue;
+            }
             if !TERM_SIGNALS.contains(&signal) {
                 log::info!("{name}: ignored");
                 continue;

@@ -1,7 +1,7 @@
 //! Where the tab file and the files beside it are, and what stands in them.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use dm_targets::table::Table;
@@ -86,12 +86,20 @@ fn beside(path: &Path) -> (Vec<PathBuf>, Option<Failure>) {
     }
 }
 
+/// Refuses what may have no end, or be waited for, such as a FIFO.
+fn regular(file: &Path) -> io::Result<()> {
+    match file == Path::new("/dev/null") || fs::metadata(file)?.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
+}
+
 /// The text of a file; of one that does not exist, none.
 ///
 /// # Errors
 /// It cannot be read, or is no text.
 pub fn text_of(file: &Path) -> Result<String, Failure> {
-    match fs::read(file) {
+    match regular(file).and_then(|()| fs::read(file)) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(Failure::at(file, error)),
         Ok(bytes) => {
@@ -144,5 +152,9 @@ mod tests {
         assert_eq!(tab.entries.len(), 3);
         let [wrong] = &tab.wrong[..] else { panic!() };
         assert!(wrong.why.contains("c.tab: it is no text") && wrong.may_have(|_| false));
+        // Nor is anything waited for.
+        let tab = read_at("/dev/zero".into());
+        assert!(tab.wrong[0].why.contains("/dev/zero: it is not a regular file"));
+        assert!(read_at("/dev/null".into()).wrong.is_empty());
     }
 }

@@ -58,6 +58,8 @@ impl<'a> Disk<'a> {
              as one in /dev/disk/by-id"
         } else if word.contains('/') && !Path::new(word).is_absolute() {
             "the path of a disk must be absolute"
+        } else if word.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) {
+            "the path of a disk must be written without `//`, `.` and `..`"
         } else {
             return Ok(());
         };
@@ -111,7 +113,7 @@ impl Entry {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        let Options { source, beside, .. } = &self.options;
+        let Options { source, beside, other_origin, .. } = &self.options;
         let disks = self.table.params.devices();
         let words = disks.iter().chain(source).chain(beside);
         for word in words {
@@ -127,6 +129,9 @@ impl Entry {
             if !mirror.legs.iter().any(|leg| leg.device == *source) {
                 return Err(format!("option source={source}: not one of the legs").into());
             }
+        }
+        if *other_origin && !matches!(self.table.params, TargetParams::Snapshot(_)) {
+            return Err("option other-origin: only a snapshot has one".into());
         }
         Ok(())
     }
@@ -281,7 +286,10 @@ mod tests {
             (r#"v "0 8 linear 8:16 0""#, "the numbers of disks change"),
             (r#"v "0 8 linear /dev/block/8:16 0""#, "the numbers of disks change"),
             (r#"v "0 8 linear ./disk 0""#, "must be absolute"),
+            (r#"v "0 8 linear /dev/ublk-dm/../sda 0""#, "without `//`, `.` and `..`"),
+            (r#"v "0 8 linear //dev/sda 0""#, "without `//`, `.` and `..`"),
             (r#"v "0 8 linear v 0""#, "cannot stand on itself"),
+            (r#"v "0 8 zero" other-origin"#, "only a snapshot has one"),
             (r#"v "0 8 linear /a 0" beside=/dev/ublk-dm/v"#, "cannot stand on itself"),
             (r#"v "0 8 linear /a 0" source=/a"#, "only a mirror has one"),
             (r#"m "0 8 mirror core 1 8 2 /a 0 /b 0" source=/c"#, "not one of the legs"),

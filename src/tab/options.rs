@@ -45,6 +45,8 @@ pub struct Options {
     pub force: bool,
     /// The disks are not claimed.
     pub shared: bool,
+    /// The store on the COW may be of another origin, or of a device that was deleted.
+    pub other_origin: bool,
     /// The leg that the others are recovered from.
     pub source: Option<String>,
     /// The device whose server it gets.
@@ -84,6 +86,7 @@ impl Options {
             "no-recovery" => &mut self.no_recovery,
             "force" => &mut self.force,
             "shared" => &mut self.shared,
+            "other-origin" => &mut self.other_origin,
             "timeout" | "id" | "queues" | "depth" | "uuid" | "source" | "beside"
             | "on-server-death" => {
                 return Err(format!("option {word}: it needs a value, {word}=...").into());
@@ -118,7 +121,7 @@ impl Options {
                 });
             }
             "noauto" | "nofail" | "_netdev" | "x-initrd.attach" | "read-only" | "no-zero-copy"
-            | "no-recovery" | "force" | "shared" => {
+            | "no-recovery" | "force" | "shared" | "other-origin" => {
                 return Err(format!("option {word}: {name} has no value").into());
             }
             _ => self.unknown.extend(is_ours(word).then(|| word.to_owned())),
@@ -165,6 +168,7 @@ impl std::fmt::Display for Options {
             (self.no_recovery, "no-recovery"),
             (self.force, "force"),
             (self.shared, "shared"),
+            (self.other_origin, "other-origin"),
         ];
         let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
         let mut words: Vec<String> = flags.map(|(_, word)| word.to_owned()).collect();
@@ -200,6 +204,7 @@ mod tests {
         for text in [
             "",
             "noauto,nofail,_netdev,x-initrd.attach,read-only,no-zero-copy,no-recovery,force,shared",
+            "other-origin",
             "timeout=0,id=1048575,queues=64,depth=4096,on-server-death=fail,uuid=LVM-1",
             r"source=/dev/a\ b\,c,beside=l0",
             "on-server-death=wait,discard",

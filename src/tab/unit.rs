@@ -96,7 +96,7 @@ pub fn unit_of(entry: &Entry, around: &Around<'_>) -> String {
     // The last signals of a shutdown spare a process whose first word begins so: the root file
     // system may stand on its device.
     let (at, first) = if entry.options.initrd_attach { ("@", "@ublk-dm ") } else { ("", "") };
-    let (program, name) = (quoted(around.program), quoted(&entry.name));
+    let (program, name) = (of_command(around.program), of_command(&entry.name));
     fixed(&format!("ExecStart={at}{program} {first}up --foreground --timeout 0 -- {name}"));
     fixed(SERVES);
     lines.join("\n") + "\n"
@@ -170,18 +170,22 @@ fn plain(word: &str) -> String {
     word.replace('%', "%%")
 }
 
-/// A word of a command, in quotes.
+/// A word in quotes.
 fn quoted(word: &str) -> String {
     let mut quoted = String::from("\"");
     for next in plain(word).chars() {
-        match next {
-            '"' | '\\' => quoted.extend(['\\', next]),
-            '$' => quoted.push_str("$$"),
-            next => quoted.push(next),
+        if matches!(next, '"' | '\\') {
+            quoted.push('\\');
         }
+        quoted.push(next);
     }
     quoted.push('"');
     quoted
+}
+
+/// A word of a command, where systemd expands variables.
+fn of_command(word: &str) -> String {
+    quoted(word).replace('$', "$$")
 }
 
 #[cfg(test)]
@@ -252,11 +256,11 @@ mod tests {
 
     #[test]
     fn files_the_network_and_what_boot_does_not_wait_for() {
-        let a = entry(r#"a "0 8 linear /srv/a\ b 0""#);
-        let disks = vec!["/srv/a b".to_owned()];
+        let a = entry(r#"a "0 8 linear /srv/a\ $b 0""#);
+        let disks = vec!["/srv/a $b".to_owned()];
         let on_files = Around { disks: disks.clone(), on_files: true, ..around() };
         let text = unit_of(&a, &on_files);
-        let has = ["RequiresMountsFor=\"/srv/a b\"", "Before=local-fs.target"];
+        let has = ["RequiresMountsFor=\"/srv/a $b\"", "Before=local-fs.target"];
         assert_lines(&text, &has, &[".device", "local-fs-pre"]);
         let text = unit_of(&a, &Around { netdev: true, ..around() });
         let has = ["After=network-online.target", "Before=remote-fs-pre.target"];

@@ -20,8 +20,9 @@ pub(super) fn examine(rundir: &RunDir) -> Vec<Finding> {
         let free = here.f_bavail.saturating_mul(here.f_frsize);
         if free < LEAST_FREE {
             let what = format!(
-                "the run directory has {free} bytes left: devices cannot be added or changed, and \
-                 a snapshot whose loss cannot be recorded makes writes to its origin fail"
+                "the run directory has {free} bytes left: when it is full, devices cannot be added \
+                 or changed, and a snapshot whose loss cannot be recorded makes writes to its \
+                 origin fail"
             );
             found.push(Finding::problem("run-directory", what).of(&path));
         }

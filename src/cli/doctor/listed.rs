@@ -5,7 +5,7 @@ use std::path::Path;
 use super::finding::{Finding, Mend};
 use crate::cli::client::Known;
 use crate::storage::{self, DiskId};
-use crate::tab::{Disk, Entry, files};
+use crate::tab::{Disk, Entry, Options, files};
 
 /// Looks at the tab file.
 pub(super) fn examine(known: &Known) -> Vec<Finding> {
@@ -35,7 +35,13 @@ fn of_missing(entry: &Entry, known: &Known) -> Finding {
         ),
         None => Finding::advice("not-up", format!("a device of {place} that is not up")),
     };
-    finding.of(&entry.name).mend(Mend::Up(entry.name.clone()))
+    let Options { force, other_origin, .. } = entry.options;
+    // These may overwrite something: a person decides.
+    let mend = match force || other_origin {
+        true => Mend::ByHand(format!("ublk-dm up {}", entry.name)),
+        false => Mend::Up(entry.name.clone()),
+    };
+    finding.of(&entry.name).mend(mend)
 }
 
 /// Who uses an origin, as the end of "it is ...".

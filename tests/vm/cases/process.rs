@@ -70,8 +70,15 @@ fn log() {
     let lines = heard(&syslog, "line about a live device", |line| line.contains("s: /dev/ublkb"));
     assert!(lines.last().is_some_and(|line| line.starts_with("<29>ublk-dm[")), "{lines:?}");
     let pid = pid_of("s");
+    // A log that was moved away is begun anew.
+    let newest = run_args("bash", &["-c", "ls -t /run/ublk-dm/log/*.log | head -n 1"]).ok();
+    let log = newest.stdout.trim();
+    fs::rename(log, "/tmp/moved.log").expect("a log");
     sh(&format!("kill -HUP {pid}")).ok();
     heard(&syslog, "word of SIGHUP", |line| line.contains("SIGHUP"));
+    let text = fs::read_to_string(log).expect("another log");
+    assert!(text.contains("SIGHUP: the logs were opened again"), "{text}");
+    assert!(!fs::read_to_string("/tmp/moved.log").expect("the old log").contains("SIGHUP"));
     let disk = Disk::open(&origin);
     (0..8).for_each(|chunk| disk.write(chunk * 8, &Buf::new(8)));
     drop(disk);
