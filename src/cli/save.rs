@@ -23,7 +23,7 @@ use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceReport, DeviceState, OnServerDeath};
 use crate::rundir::durable;
 use crate::storage::{DiskId, lasting_path, ublk_number};
-use crate::tab::{Disk, Options, Tab, files};
+use crate::tab::{Disk, Entry, Options, Tab, files};
 
 /// What serializes the commands that write the tab file.
 const LOCK: &str = "tab";
