@@ -35,6 +35,7 @@ use clap::{CommandFactory, Parser};
 
 use cli::json;
 use cli::terminal::{complain, print_text, refuse_usage};
+use server::logging::Look;
 use storage::silent;
 
 /// Exit code for an invalid command line.
@@ -90,7 +91,7 @@ fn main() -> ExitCode {
         return asked.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     if let Some(words) = cli::dmsetup::words_in(std::env::args_os()) {
-        server::logging::install(log::LevelFilter::Warn, false);
+        server::logging::install(log::LevelFilter::Warn, Look::of_text(false));
         let code = cli::dmsetup::run(&words);
         log::logger().flush();
         return code;
@@ -114,15 +115,13 @@ fn main() -> ExitCode {
         (false, 1) => log::LevelFilter::Info,
         (false, _) => log::LevelFilter::Debug,
     };
-    let level = if matches!(&cli.verb, cli::args::Verb::Internal(what) if what.serves()) {
-        level.max(log::LevelFilter::Info)
-    } else {
-        level
-    };
+    let is_server = matches!(&cli.verb, cli::args::Verb::Internal(what) if what.serves());
+    let level = if is_server { level.max(log::LevelFilter::Info) } else { level };
     if cli.json {
         json::turn_on();
     }
-    server::logging::install(level, cli.json);
+    let text = Look::of_text(cli.verbose > 0 || is_server);
+    server::logging::install(level, if cli.json { Look::Objects } else { text });
     if cli.verb.serves() {
         server::environment::close_inherited();
     }
