@@ -38,12 +38,14 @@ pub(super) struct Left {
     pub(super) marked: Arc<AtomicBool>,
     /// The COW of the snapshot that comes.
     coming: Option<Cow>,
+    /// What the device's user should know of the new table.
+    pub(super) note: Option<String>,
 }
 
 impl Left {
     /// A snapshot comes, and none goes.
     pub(super) fn of_coming(coming: Option<Cow>) -> Left {
-        Left { cow: None, outlived: false, marked: Arc::default(), coming }
+        Left { cow: None, outlived: false, marked: Arc::default(), coming, note: None }
     }
 }
 
@@ -95,7 +97,7 @@ impl<M: Machine> Administrator<M> {
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.cow.clone_from(&coming);
         }
-        Ok(Left { cow, outlived, coming, marked: Arc::default() })
+        Ok(Left { cow, outlived, coming, marked: Arc::default(), note: None })
     }
 
     /// A new table was not recorded: the snapshot has not left.
@@ -116,15 +118,21 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// A new table is in place. A snapshot whose COW has been marked as invalid is not to be
-    /// recorded as one that has left; one that has come has not left any more.
-    pub(super) fn has_been_exchanged(&self, id: u32, left: &Left) {
+    /// recorded as one that has left; one that has come has not left any more. Returns what the
+    /// device's user must know.
+    pub(super) fn has_been_exchanged(&self, id: u32, left: &Left) -> Vec<String> {
         left.coming.iter().for_each(|cow| self.forget_departure(cow));
-        if left.marked.load(Ordering::Relaxed) {
-            left.cow.iter().for_each(|cow| self.forget_departure(cow));
-            log::warn!(
-                "/dev/ublkb{id}: the snapshot that it had is lost: its origin is in use and \
-                 changes without it"
-            );
+        let mut notes: Vec<String> = left.note.iter().cloned().collect();
+        if !left.marked.load(Ordering::Relaxed) {
+            return notes;
         }
+        left.cow.iter().for_each(|cow| self.forget_departure(cow));
+        let lost = format!(
+            "/dev/ublkb{id}: the snapshot that it had is lost, and its COW is marked as \
+             invalid: its origin is in use and changes without it"
+        );
+        log::warn!("{lost}");
+        notes.push(lost);
+        notes
     }
 }

@@ -22,7 +22,7 @@ use super::mirrored::OldLog;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::passing::Passing;
-use super::resumed::STAYS_LOADED;
+use super::resumed::{Put, STAYS_LOADED};
 use super::state::Administrator;
 use super::targets::Whose;
 use crate::failure::Reason;
@@ -121,13 +121,13 @@ impl<M: Machine> Administrator<M> {
         id: u32,
         table: DeviceSpec,
         was_suspended: bool,
-    ) -> Result<Option<Reason>, Reason> {
+    ) -> Result<Put, Reason> {
         // What the device holds would not end while the other one holds it.
         let passed_on = if was_suspended { self.take_mirror(&table, Some(id))? } else { None };
         let exchanged = self.exchange(id, table, was_suspended);
-        let lost = exchanged.map_err(|why| self.not_passed_on(passed_on.as_ref(), why))?;
+        let put = exchanged.map_err(|why| self.not_passed_on(passed_on.as_ref(), why))?;
         self.has_passed_on();
-        Ok(lost)
+        Ok(put)
     }
 
     /// Why a mirror is not passed on: the device that had it, if any, has it again, or the reason

@@ -22,6 +22,7 @@ use super::mirrored::OldLog;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::recording::Recorded;
+use super::resumed::Put;
 use super::state::Administrator;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, Reply};
@@ -57,15 +58,14 @@ impl<M: Machine> Administrator<M> {
         self.devices.get(&id).is_some_and(|entry| is_exchange(&entry.spec, loaded))
     }
 
-    /// Puts a loaded table in the place of one of another kind, or of other ranges. Returns what
-    /// the old one has lost. The device is suspended then; after an error it is as it was before,
-    /// with the old table.
+    /// Puts a loaded table in the place of one of another kind, or of other ranges. The device is
+    /// suspended then; after an error it is as it was before, with the old table.
     pub(super) fn exchange(
         &mut self,
         id: u32,
         table: DeviceSpec,
         was_suspended: bool,
-    ) -> Result<Option<Reason>, Reason> {
+    ) -> Result<Put, Reason> {
         if mutant::is(Mutant::LinesTakenFirst) {
             self.close_target(id, OldLog::Stays)?;
         }
@@ -88,26 +88,26 @@ impl<M: Machine> Administrator<M> {
                     Ok(()) => Err(why),
                     Err(back) => Err(why.ending(format!("; besides, {back}"))),
                 },
-                Ok(()) => {
-                    self.has_been_exchanged(id, &left);
-                    Ok(())
-                }
+                Ok(()) => Ok(self.has_been_exchanged(id, &left)),
             },
         };
-        if let Err(why) = put {
-            if !was_suspended {
-                self.let_through(id, true, "resume")?;
+        let notes = match put {
+            Ok(notes) => notes,
+            Err(why) => {
+                if !was_suspended {
+                    self.let_through(id, true, "resume")?;
+                }
+                let why = self.old_stays(id, was_suspended, why);
+                if is_mirror(&table) && self.is_recorded(id) && self.passing.is_none() {
+                    self.forget_begun(id);
+                }
+                return Err(handover::beside_lost(why, lost));
             }
-            let why = self.old_stays(id, was_suspended, why);
-            if is_mirror(&table) && self.is_recorded(id) && self.passing.is_none() {
-                self.forget_begun(id);
-            }
-            return Err(handover::beside_lost(why, lost));
-        }
+        };
         if was_mirror {
             self.keep_left_legs(id);
         }
-        Ok(lost)
+        Ok(Put { lost, notes })
     }
 
     /// Records a new table, and before it what the old one leaves behind. Returns the target that
@@ -127,7 +127,7 @@ impl<M: Machine> Administrator<M> {
             let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
             self.lose_left_out(&state_of(&entry.info, &entry.name, &deps, table))?;
         }
-        let left = self.record_left_behind(id, cow)?;
+        let mut left = self.record_left_behind(id, cow)?;
         self.pass_on();
         let unrecorded = mutant::is(Mutant::LinesNotRecorded);
         let why = Recorded::New { force: table.force };
@@ -137,7 +137,8 @@ impl<M: Machine> Administrator<M> {
             return Err(why);
         }
         let name = self.name_of(id)?;
-        note.iter().for_each(|note| log::warn!("{name}: {note}"));
+        left.note = note.map(|note| format!("{name}: {note}"));
+        left.note.iter().for_each(|note| log::warn!("{note}"));
         Ok((target, left))
     }
 

@@ -16,7 +16,7 @@ use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::recording::Recorded;
-use super::resumed::{STAYS_LOADED, runs_unrecorded};
+use super::resumed::{Put, STAYS_LOADED, runs_unrecorded};
 use super::state::Administrator;
 use super::targets::Whose;
 use super::waiting::Errand;
@@ -68,19 +68,19 @@ impl<M: Machine> Administrator<M> {
             let recorded = if self.is_recorded(id) { Ok(()) } else { self.record(None) };
             return recorded.map(|()| Reply::Done).map_err(|why| runs_unrecorded(id, why));
         }
-        let mut lost = None;
+        let mut put = Put::default();
         let wish = self.devices.get(&id).and_then(|entry| deferred::replaced_with(&entry.spec));
         if let Some(table) = loaded {
             self.lose_departed(id, &table)?;
             let is_handover = |old: &Device| handover::is_handover(&old.spec, &table);
-            let put = if self.devices.get(&id).is_some_and(is_handover) {
-                self.hand_over(id, table, was_suspended)
+            let done = if self.devices.get(&id).is_some_and(is_handover) {
+                self.hand_over(id, table, was_suspended).map(Put::losing)
             } else if self.is_exchange(id, &table) {
                 self.exchange_passing(id, table, was_suspended)
             } else {
-                self.replace_table(id, table, was_suspended).map(|()| None)
+                self.replace_table(id, table, was_suspended).map(|()| Put::default())
             };
-            lost = put.map_err(|why| self.not_put(id, why))?;
+            put = done.map_err(|why| self.not_put(id, why))?;
         }
         if !self.has_target(id)? {
             return Err(format!("/dev/ublkb{id}: it no longer has a table: load one first").into());
@@ -90,11 +90,8 @@ impl<M: Machine> Administrator<M> {
         let given_up = self.devices.get(&id).is_some_and(|one| one.spec.deferred_merge().is_none());
         let note = wish.filter(|_| given_up).map(|wish| format!("/dev/ublkb{id}: {wish}"));
         note.iter().for_each(|note| log::warn!("{note}"));
-        match (lost, note) {
-            (None, None) => Ok(Reply::Done),
-            (None, Some(note)) => Ok(Reply::Noted { note }),
-            (Some(lost), _) => Err(lost.but(format!("/dev/ublkb{id}: the new table is in place"))),
-        }
+        put.notes.extend(note);
+        put.reply(id)
     }
 
     /// Suspends a device if it is not, and replaces its table.
@@ -376,7 +373,7 @@ impl<M: Machine> Administrator<M> {
                 return back.unwrap_or_else(|why| log::error!("/dev/ublkb{id}: {why}"));
             }
             if let Some(old) = old.filter(|_| !mutant::is(Mutant::LateStillLeft)) {
-                admin.has_been_exchanged(id, &old.left);
+                drop(admin.has_been_exchanged(id, &old.left));
             }
             log::warn!("/dev/ublkb{id}: its disk answers again, its table is in place: resume it");
             admin.has_left(id);

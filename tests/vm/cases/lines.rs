@@ -210,12 +210,14 @@ fn again(name: &str) {
     ublk_dm("recover --all").ok();
 }
 
-/// The table of the snapshot `s` is replaced by one that fails everything.
-fn fails(snap: &str) {
+/// The table of the snapshot `s` is replaced by one that fails everything. Returns what `resume`
+/// says.
+fn fails(snap: &str) -> String {
     load("s", &[format!("0 {} error", Disk::open(snap).sectors)]).ok();
-    ublk_dm("resume s").ok();
+    let said = ublk_dm("resume s").ok().stderr;
     let failed = Disk::open(snap).try_read(0, &mut Buf::new(8)).err();
     assert!(failed.is_some_and(|why| why.raw_os_error() == EIO), "an error table reads");
+    said
 }
 
 /// A mounted ext4 on a linear device becomes an origin, gets a snapshot in the same server, and is
@@ -256,14 +258,16 @@ fn origin(seed: u64) {
     // Without a change of its origin, which rests, the snapshot's own table comes back.
     sh(&format!("umount {dir}")).ok();
     let own = format!("0 {SIZE} snapshot {one} {two} P 32");
-    fails(&snap);
+    assert_eq!(fails(&snap), "", "nothing is lost");
     again("l");
     load("s", std::slice::from_ref(&own)).ok();
     ublk_dm("resume s").ok();
     shown();
     // With one it is lost.
     sh(&format!("mount {top} {dir}")).ok();
-    fails(&snap);
+    let said = fails(&snap);
+    assert!(said.starts_with("ublk-dm: warning: /dev/ublkb"), "{said}");
+    assert!(said.contains("the snapshot that it had is lost, and its COW is marked"), "{said}");
     std::fs::write(format!("{dir}/later"), "later").expect("it is written");
     sh("sync").ok();
     load("s", &[own]).ok();
