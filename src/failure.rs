@@ -111,6 +111,15 @@ impl Failure {
         self.after(format!("{context}: "))
     }
 
+    /// Without a name that the line begins with: the caller puts it before more than this.
+    pub fn without_start(mut self, name: &str) -> Failure {
+        let rest = self.context.strip_prefix(name).and_then(|rest| rest.strip_prefix(": "));
+        if let Some(rest) = rest.map(str::to_owned) {
+            self.context = rest;
+        }
+        self
+    }
+
     /// Adds the path of the file that an operation failed on.
     pub fn at(path: &Path, why: impl Into<Failure>) -> Failure {
         why.into().context(path.display())

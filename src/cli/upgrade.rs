@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 
@@ -36,6 +37,7 @@ use crate::server::environment;
 use crate::server::upgrade::{Outcome, upgrade};
 use crate::storage::ublk_devices_below;
 use crate::ublk::device;
+use judge::Old;
 use program::Program;
 use servers::Running;
 
@@ -141,9 +143,10 @@ fn choose(
         if !found.contains(&true) {
             let none =
                 Failure::new(Kind::NotFound, format!("{word}: no such device; see `ublk-dm list`"));
-            problems.push(unread.clone().map_or(none, |why| {
+            let why = unread.clone().map_or(none, |why| {
                 why.context(format!("{word}: no such device among those that are known"))
-            }));
+            });
+            problems.push(why.of_device(word));
         }
     }
     let chosen = known.into_iter().zip(wanted).filter(|(_, wanted)| *wanted);
@@ -181,9 +184,24 @@ fn one(rundir: &RunDir, family: &Chosen) -> Done {
         notes: Vec::new(),
     };
     if let Err(why) = try_one(rundir, family, &mut done) {
-        done.problems.push(why.context(format!("{}: not upgraded", named(&done.devices))));
+        done.problems.push(of_family(&done.devices, "not upgraded", why));
     }
     done
+}
+
+/// Why something was not done for a family, whose devices it names, each once.
+fn of_family(devices: &[DeviceState], what: &str, why: Reason) -> Reason {
+    let why = match devices {
+        [DeviceState { id, name, .. }] => {
+            why.without_start(&format!("/dev/ublkb{id}")).without_start(name)
+        }
+        _ => why,
+    };
+    let why = why.context(format!("{}: {what}", named(devices)));
+    match devices.first() {
+        Some(first) => why.of_device(&first.name),
+        None => why,
+    }
 }
 
 /// The names of devices.
@@ -191,10 +209,8 @@ fn named(devices: &[DeviceState]) -> String {
     devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// The same. An error is from before anything was done, and the old server goes on.
-fn try_one(rundir: &RunDir, family: &Chosen, done: &mut Done) -> Result<(), Reason> {
-    let key = &family.key;
-    let _lock = rundir.lock_family(key, "upgrade")?;
+/// The server of a family, and what it has on record of its devices.
+fn old_server(rundir: &RunDir, key: &str, done: &mut Done) -> Result<Old, Reason> {
     let (devices, connection) = match rundir.server(key) {
         Some(Server { connection: Some(connection), state: Some(state), .. }) => {
             (state.devices, connection)
@@ -208,9 +224,23 @@ fn try_one(rundir: &RunDir, family: &Chosen, done: &mut Done) -> Result<(), Reas
             return Err(without_server());
         }
     };
-    done.devices.clone_from(&devices);
-    let old = judge::server(connection)?;
+    done.devices = devices;
+    judge::server(connection).map_err(|why| {
+        if matches!(rundir.server(key), Some(Server { lives: true, .. })) {
+            return why;
+        }
+        done.result = WAITS;
+        died(why, &done.devices)
+    })
+}
+
+/// The same as [`one`]. An error is from before anything was done, and the old server goes on.
+fn try_one(rundir: &RunDir, family: &Chosen, done: &mut Done) -> Result<(), Reason> {
+    let key = &family.key;
+    let _lock = rundir.lock_family(key, "upgrade")?;
+    let old = old_server(rundir, key, done)?;
     (done.server, done.was) = (Some(old.pid), Some(old.pid));
+    let devices = done.devices.clone();
     judge::devices(&devices)?;
     let program = Program::of(old.pid).map_err(|why| {
         if !servers::has_ended(&old.process, DEATH_LIMIT) {
@@ -225,9 +255,8 @@ fn try_one(rundir: &RunDir, family: &Chosen, done: &mut Done) -> Result<(), Reas
     done.notes = std::mem::take(&mut running.notes);
     done.held = running.held;
     done.server = running.serves();
-    let names = named(&done.devices);
-    let and_back = format!("{names}: not upgraded, and served by the old program again");
-    let and_waits = format!("{names}: not upgraded, and no server serves it now");
+    let and_back = "not upgraded, and served by the old program again";
+    let and_waits = "not upgraded, and no server serves it now";
     let hint = format!("; run `ublk-dm recover {}`", first(&done.devices));
     match outcome {
         Outcome::Upgraded => {
@@ -235,22 +264,41 @@ fn try_one(rundir: &RunDir, family: &Chosen, done: &mut Done) -> Result<(), Reas
             done.problems.extend(running.problems);
         }
         Outcome::Unchanged(why) => {
-            let lives = matches!(rundir.server(key), Some(Server { lives: true, .. }));
-            let old = if lives { "; the old server goes on" } else { "; the old server has ended" };
-            return Err(why.ending(old));
+            if !running.old_has_ended(DEATH_LIMIT) {
+                return Err(why.ending("; the old server goes on"));
+            }
+            (done.result, done.server) = (WAITS, None);
+            return Err(died(why, &done.devices));
         }
         Outcome::RolledBack(why) => {
             done.result = ROLLED_BACK;
-            done.problems.push(why.context(and_back));
+            done.problems.push(of_family(&done.devices, and_back, why));
             done.problems.extend(running.problems);
         }
         Outcome::Waits(why, back) => {
             done.result = WAITS;
             let back = format!("; nor does the old program: {back}");
-            done.problems.push(why.context(and_waits).ending(back).ending(hint));
+            let why = of_family(&done.devices, and_waits, why);
+            done.problems.push(why.ending(back).ending(hint));
         }
     }
     Ok(())
+}
+
+/// Why devices are not upgraded whose server has died meanwhile; `why` is what failed.
+fn died(why: Reason, devices: &[DeviceState]) -> Reason {
+    let first = first(devices);
+    let hint = format!("; `ublk-dm recover {first}` has a server of this program take over");
+    let errno = why.errno().map(Errno::from_raw_os_error);
+    let is_unheard = matches!(
+        errno,
+        Some(Errno::CONNREFUSED | Errno::CONNRESET | Errno::PIPE | Errno::NOENT | Errno::SRCH)
+    );
+    match is_unheard {
+        // It says only that nobody has answered.
+        true => Failure::new(why.kind, format!("its server has died{hint}")),
+        false => why.ending(format!("; its server has died meanwhile{hint}")),
+    }
 }
 
 /// Why devices are not upgraded that wait for a server.

@@ -200,3 +200,11 @@ fn what_a_failure_is_about_stays_with_it() {
     assert_eq!((why.about(), why.kind), (about, Kind::System { errno: libc::EIO }));
     assert_eq!(Failure::from("x").about(), About::default());
 }
+
+#[test]
+fn a_name_is_said_once() {
+    let of = |why: Failure| why.without_start("m").context("m: not upgraded").to_string();
+    assert_eq!(of(Failure::new(Kind::Refused, "m: it waits")), "m: not upgraded: it waits");
+    assert_eq!(of(Failure::from("it waits").context("m")), "m: not upgraded: it waits");
+    assert_eq!(of("mm: it waits".into()), "m: not upgraded: mm: it waits");
+}

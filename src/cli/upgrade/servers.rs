@@ -72,6 +72,11 @@ impl<'a> Running<'a> {
         Some(socket_peercred(server).ok()?.pid.as_raw_nonzero().get().unsigned_abs())
     }
 
+    /// Whether the old server ends within a limit.
+    pub(super) fn old_has_ended(&self, limit: Duration) -> bool {
+        has_ended(&self.old.process, limit)
+    }
+
     /// Waits until no server has the devices or their disks, and frees the family's socket.
     fn until_left(&self) -> Result<(), Reason> {
         wait_until_left(&self.devices)?;

@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -42,6 +43,7 @@ pub fn cases() -> Vec<Case> {
             disks: &["n0", "n1", "n2"],
             run: |_| refused(),
         },
+        Case { name: "upgrade-dies", bound_s: 180, disks: &["n0"], run: dies },
     ]
 }
 
@@ -258,6 +260,38 @@ fn suspended() {
     }
 }
 
+/// The old server is killed at some moment of the upgrade: the new one has the device, or the line
+/// says what has died and what to do.
+fn dies(seed: u64) {
+    let (mut rng, mut waits) = (Rng::new(seed), 0);
+    let disk = slice("org", "n0", 0, SIZE);
+    server::add(&format!("origin --origin {disk} --name o"));
+    for round in 0..12 {
+        let (pid, pause) = (pid_of("o"), Duration::from_micros(rng.below(400_000)));
+        let out = thread::scope(|scope| {
+            let out = scope.spawn(|| ublk_dm("upgrade o"));
+            thread::sleep(pause);
+            sh(&format!("kill -9 {pid}"));
+            out.join().expect("no panic")
+        });
+        println!("  round {round}, after {pause:?}: {}{}", out.stdout.trim(), out.stderr.trim());
+        assert!(!out.stderr.contains("onnection refused"), "{}", out.stderr);
+        if out.code != 0 {
+            let parts = ["o: not upgraded: ", "`ublk-dm recover"];
+            assert!(parts.iter().all(|part| out.stderr.contains(part)), "{}", out.stderr);
+            let no_server = ["its server has died", "it has no server", "it waits for a server"];
+            assert!(no_server.iter().any(|words| out.stderr.contains(words)), "{}", out.stderr);
+            waits += 1;
+        }
+        if server::device("o")["server_pid"].is_null() {
+            ublk_dm("recover o").ok();
+        }
+    }
+    println!("  {waits} of 12 found no server");
+    server::del("o");
+    server::assert_nothing_left("upgrades");
+}
+
 /// Refusals leave every server as it is, and hold up no other family.
 fn refused() {
     let (o, c) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
@@ -277,7 +311,7 @@ fn refused() {
     let mirror = format!("mirror --leg {a} --leg {b} --nosync --name m");
     server::add(&format!("{mirror} --no-recovery"));
     let before = ["o", "m"].map(pid_of);
-    refused("m", "m: it was added with --no-recovery");
+    refused("m", "m: not upgraded: it was added with --no-recovery");
     // A COW that could not be opened again.
     std::fs::rename(&link, format!("{link}.away")).expect("renamed");
     refused("s", &link);
@@ -286,7 +320,7 @@ fn refused() {
     // The others are upgraded all the same, and so is the family of a device that is named twice.
     let out = ublk_dm("upgrade --all");
     assert!(out.code == 1 && out.stderr.lines().count() == 1, "{}", out.stderr);
-    assert!(out.stderr.contains("m: not upgraded: m: it was added with"), "{}", out.stderr);
+    assert!(out.stderr.contains("m: not upgraded: it was added with"), "{}", out.stderr);
     assert!(out.stdout.lines().count() == 2, "{}", out.stdout);
     let out = ublk_dm("upgrade o s o nonsense");
     assert!(out.code == 1 && out.stdout.lines().count() == 2, "{}{}", out.stdout, out.stderr);
