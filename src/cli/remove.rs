@@ -269,12 +269,9 @@ fn del_orphan(
     force: bool,
 ) -> Result<Vec<String>, Reason> {
     let id = which.id;
-    if !force {
-        return Err(device::orphaned(id));
-    }
     let mut control = Control::open()?;
     let Some(at) = state.devices.iter().position(|device| device.device() == which) else {
-        return Ok(Vec::new());
+        return if force { Ok(Vec::new()) } else { Err(device::orphaned(id)) };
     };
     let device = state.devices.remove(at);
     // Devices that another program has deleted stay in the file: the origin's next server must know
@@ -294,6 +291,10 @@ fn del_orphan(
     if let Some(upper) = left.iter().find(|other| other.joined().any(|lower| lower == which)) {
         let upper = &upper.name;
         return Err(format!("/dev/ublkb{id}: {upper} stands on it: delete that first").into());
+    }
+    // Last: force overrules nothing of the above.
+    if !force {
+        return Err(device::orphaned(id));
     }
     // Recorded before the device is deleted: the devices that stay will be served again, and change
     // what this device would have shown.

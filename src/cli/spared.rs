@@ -28,7 +28,7 @@ pub(super) fn refuse_loss(rundir: &RunDir, which: DeviceRef) -> Result<(), Reaso
             Relation::IsOrigin if other.object.server_pid.is_none() => {
                 Err(Failure::new(Kind::InUse, "it waits for a server"))
             }
-            Relation::IsOrigin => device::not_open(other.id),
+            Relation::IsOrigin => device::not_open(other.id).map_err(Failure::without_end),
         };
         why.map_err(|why| {
             let what = "would be written without this snapshot, which would be lost";

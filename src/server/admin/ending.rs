@@ -148,12 +148,13 @@ impl<M: Machine> Administrator<M> {
     }
 
     pub(super) fn del(&mut self, ids: &[u32], force: bool) -> Result<Reply, Reason> {
+        // First what force does not overrule: whoever reads that it does is refused once more.
+        ids.iter().try_for_each(|id| self.refuse_carrier(*id, ids, "delete that first"))?;
         if !force && !mutant::is(Mutant::UseIgnored) {
             // All or none: no device has been deleted when one is refused here.
             let mut served = ids.iter().filter(|id| self.devices.contains_key(id));
             served.try_for_each(|id| self.refuse_used(*id))?;
         }
-        ids.iter().try_for_each(|id| self.refuse_carrier(*id, ids, "delete that first"))?;
         let mut ids = ids.to_vec();
         self.sort_top_down(&mut ids);
         origins_first(&mut ids, |id| self.is_origin(id));

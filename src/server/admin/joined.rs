@@ -107,7 +107,9 @@ impl<M: Machine> Administrator<M> {
         if is_its_own || mutant::is(Mutant::JoinedInUse) {
             return Ok(());
         }
-        self.machine.not_in_use(id).map_err(|why| why.context(path))
+        // Force does not help here.
+        let used = |why: Reason| why.without_end().ending("; end that use first").context(path);
+        self.machine.not_in_use(id).map_err(used)
     }
 
     fn why_not_joined(&self, own: DeviceRef) -> Result<Option<String>, Reason> {

@@ -83,7 +83,8 @@ impl<M: Machine> Administrator<M> {
         if let Some(snapshot) = snapshot {
             self.refuse_unfinished(snapshot)?;
             if !mutant::is(Mutant::MountedMerged) {
-                self.machine.not_in_use(snapshot)?;
+                let used = |why: Reason| why.without_end().ending("; end that use first");
+                self.machine.not_in_use(snapshot).map_err(used)?;
             }
             self.take_target_for(id, snapshot)?;
         }

@@ -222,6 +222,10 @@ fn deleted() {
     {
         // As a mount has it: it would stay, and be written without its snapshot.
         let _claim = claim(&lower.path).expect("it is not in use");
+        // Force would be refused as well, and is not advised.
+        let out = ublk_dm("del m").refused();
+        let right = out.stderr.contains("delete that first") && !out.stderr.contains("--force");
+        assert!(right, "{}", out.stderr);
         kept_together();
     }
     {
@@ -246,8 +250,11 @@ fn deleted() {
     ublk_dm(&format!("zero --to {cow}:0+4096")).ok();
     snapshot(&lower, &cow, "s");
     kill("m");
-    let out = ublk_dm("del --force m").refused();
-    assert!(out.stderr.contains("s is a snapshot of it: delete that first"), "{}", out.stderr);
+    for command in ["del m", "del --force m"] {
+        let out = ublk_dm(command).refused();
+        let right = out.stderr.contains("s is a snapshot of it: delete that first");
+        assert!(right && !out.stderr.contains("--force"), "{}", out.stderr);
+    }
     ublk_dm("recover --all").ok();
     let said = ublk_dm("del m s").ok().stderr;
     assert!(!said.contains("stays"), "nothing stays: {said}");
