@@ -31,7 +31,12 @@ pub fn claimed(
         Ok(found) => found,
         Err(why) => return Some(OpenErrorKind::Unclear { why }),
     };
-    let held = found.devices.iter().find_map(|device| holds(device, parts.is_some()));
+    let wanted = match (own, parts) {
+        (None, _) => Wanted::ByCommand,
+        (Some(_), None) => Wanted::Whole,
+        (Some(_), Some(_)) => Wanted::InPart,
+    };
+    let held = found.devices.iter().find_map(|device| holds(device, wanted));
     held.or_else(|| found.unread.map(|why| OpenErrorKind::Unclear { why }))
 }
 
@@ -65,18 +70,30 @@ pub fn refuse_unrecorded(rundir: &RunDir, id: u32) -> Result<(), Failure> {
     .into())
 }
 
+/// What of a disk is wanted, and by whom.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// By a command that writes to it, which cannot share it with a device.
+    ByCommand,
+    /// All of it, for a device.
+    Whole,
+    /// A part of it, for a device.
+    InPart,
+}
+
 /// How a device holds its disks; `None` if the device is gone. A device that the kernel cannot be
-/// asked about may exist. `in_part`: a part of a disk was wanted.
-fn holds(device: &DeviceState, in_part: bool) -> Option<OpenErrorKind> {
+/// asked about may exist.
+fn holds(device: &DeviceState, wanted: Wanted) -> Option<OpenErrorKind> {
     let (id, name) = (device.id, device.name.clone());
     let found = Control::open().map_err(Failure::from);
     let found = found.and_then(|mut control| device::ours(&mut control, id, device.cookie));
     match found.ok().map(|info| info.map(|info| info.state)) {
         Some(None) => None,
         Some(Some(State::Live)) => {
-            let how = match (device.known.values().any(|known| known.unclaimed), in_part) {
-                (true, true) => "which uses some of the same sectors",
-                (true, false) => "which shares it: use --shared as well, for other sectors",
+            let how = match (device.known.values().any(|known| known.unclaimed), wanted) {
+                (true, Wanted::ByCommand) => "which may share it with others",
+                (true, Wanted::InPart) => "which uses some of the same sectors",
+                (true, Wanted::Whole) => "which shares it: use --shared as well, for other sectors",
                 (false, _) => "under this name or another",
             };
             let by = format!("a disk of {name} (/dev/ublkb{id}), {how}");

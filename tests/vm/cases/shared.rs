@@ -113,6 +113,11 @@ fn whole() {
     refused(create("l", &line, &["--shared"]), &[&two, "in use by process"]);
     drop(claimed);
     create("l", &line, &["--shared"]).ok();
+    // A command that writes to the disk cannot share it.
+    let out = ublk_dm(&format!("zero --to {two}")).refused();
+    let parts = ["a disk of l (/dev/ublkb", "--force writes to it nevertheless"];
+    let right = parts.iter().all(|part| out.stderr.contains(part));
+    assert!(right && !out.stderr.contains("--shared"), "{}", out.stderr);
     server::del("l");
     server::assert_nothing_left("shared-mapped");
 }
