@@ -43,7 +43,7 @@ const KILLED: i32 = 130;
 pub(super) fn merge(asked: &Merge) -> Result<(), Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
-    let (family, device) = find(&known, &asked.device)?;
+    let (family, device) = find(&known, &asked.device).map_err(|why| no_longer(asked, why))?;
     must_answer(device)?;
     let word = &asked.device;
     let interrupted = asked.wait.then(catch).transpose()?;
@@ -92,6 +92,18 @@ fn find<'a>(known: &'a Known, word: &str) -> Result<(&'a Family, &'a DeviceRepor
     let mut families = known.families.iter();
     let found = families.find_map(|family| Some((family, family.devices.iter().find(is_merged)?)));
     found.map_or(named, Ok)
+}
+
+/// Why a merge is not changed or waited for whose snapshot no word names any more: the snapshot's
+/// device ends when its merge begins, and a merge ends by itself.
+fn no_longer(asked: &Merge, why: Reason) -> Reason {
+    let changes = asked.pause || asked.resume || asked.rate.is_some() || asked.wait;
+    if why.kind != Kind::NotFound || !changes {
+        return why;
+    }
+    let word = &asked.device;
+    let what = "no merge of a snapshot with this name is running, and there is no such device";
+    Failure::new(Kind::NotFound, format!("{word}: {what}; see `ublk-dm list`")).of_device(word)
 }
 
 /// What a device tells of its merge.
@@ -180,15 +192,19 @@ fn ask(
             log::warn!("{note}");
             Ok(None)
         }
-        Ok(Reply::Failed(why)) => Err(why),
+        Ok(Reply::Failed(why)) => Err(why.of_device(&device.name)),
         Ok(_) => Err(other_answer()),
-        Err(error) => Err(Failure::from(error).context(&device.object.block_device)),
+        Err(error) => {
+            let why = Failure::from(error).context(&device.object.block_device);
+            Err(why.of_device(&device.name))
+        }
     }
 }
 
 fn has_died(device: &DeviceReport) -> Failure {
     let name = &device.name;
-    format!("{name}: its server has died; `ublk-dm recover {name}` continues").into()
+    let why = format!("{name}: its server has died; `ublk-dm recover {name}` continues");
+    Failure::new(Kind::NoAnswer, why).of_device(name)
 }
 
 /// Counts Ctrl-C from now on; a second one ends the process.

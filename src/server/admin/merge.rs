@@ -19,7 +19,7 @@ use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use super::targets::merge::run_as;
-use crate::failure::Reason;
+use crate::failure::{Kind, Reason};
 use crate::protocol::{
     DeviceSpec, DeviceState, MergeChange, MergeOptions, Reply, no_merge_into, not_begun,
 };
@@ -265,19 +265,16 @@ impl<M: Machine> Administrator<M> {
         let name = self.name_of(id)?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let is_origin = entry.is_origin();
-        let is_snapshot = matches!(entry.spec.table.params, TargetParams::Snapshot(_));
         match (self.deferred(id), change) {
             (Some(snapshot), MergeChange::Pause) => self.take_back_wish(snapshot),
             (Some(snapshot), _) => Err(not_begun(&self.name_of(snapshot)?)),
             (None, MergeChange::Resume | MergeChange::Rate(_)) if is_origin => {
                 Ok(Reply::Noted { note: no_merge_into(&name) })
             }
-            (None, _) if is_snapshot => Err(format!(
-                "{name}: it is not being merged, and no merge of it is deferred; `ublk-dm merge \
-                 {name}` begins one"
-            )
-            .into()),
-            (None, _) => Err(format!("{name}: no snapshot is being merged into it").into()),
+            (None, _) => {
+                let why = no_merge_of(entry);
+                Err(Reason::new(Kind::Refused, format!("{name}: no merge is running: {why}")))
+            }
         }
     }
 
@@ -358,5 +355,25 @@ impl<M: Machine> Administrator<M> {
                 device.events().notify();
             }
         })
+    }
+}
+
+/// Why no merge of a device, or into it, is running: what it is instead.
+fn no_merge_of(entry: &Device) -> String {
+    let name = &entry.name;
+    match (&entry.spec.table.params, &entry.spec.merge) {
+        (TargetParams::Snapshot(_), _) => format!(
+            "it is a snapshot that is not being merged, and no merge of it is deferred; `ublk-dm \
+             merge {name}` begins one"
+        ),
+        (
+            TargetParams::SnapshotOrigin { .. },
+            Some(MergeOptions { snapshot: Some(merged), .. }),
+        ) => {
+            format!("that of the snapshot {merged} into it has ended")
+        }
+        (TargetParams::SnapshotOrigin { .. }, Some(_)) => "that into it has ended".to_owned(),
+        (TargetParams::SnapshotOrigin { .. }, None) => "none into it has begun".to_owned(),
+        (params, _) => format!("its target is {}", params.name()),
     }
 }

@@ -56,7 +56,9 @@ fn a_merge_that_has_ended_needs_no_change() {
             other => panic!("{other:?}"),
         }
     }
-    change(&mut town, O, MergeChange::Pause).unwrap_err();
+    let why = change(&mut town, O, MergeChange::Pause).unwrap_err();
+    let ended = "no merge is running: that of the snapshot snap1 into it has ended";
+    assert!(why.contains(ended), "{why}");
 }
 
 /// The snapshot's device gets another table, and with that its deferred merge is given up.
