@@ -20,11 +20,12 @@ use super::verdict::verdict;
 use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceRef;
 use crate::rundir::RunDir;
+use crate::rundir::journal::unused;
 use crate::ublk::{Control, DeviceState, apart, device};
 
 /// A device that has been without a disk and a record for so long is not being added: an `add`
 /// whose disk is silent ends earlier.
-const LEAST_AGE: Duration = Duration::from_secs(120);
+pub(super) const LEAST_AGE: Duration = Duration::from_secs(120);
 
 /// How long after a first look a second one is taken: a server that deletes a device has no record
 /// of it and no disk for a moment.
@@ -84,6 +85,13 @@ fn run(say: Say<'_>) -> Result<(), Failure> {
         match apart::delete_apart(id, device.0.cookie) {
             Ok(()) => say((&format!("/dev/ublkc{id}"), "deleted; it was never started"))?,
             Err(why) => problems.push(why),
+        }
+    }
+    for path in unused::unused(&rundir, LEAST_AGE)? {
+        match unused::remove(&path, LEAST_AGE) {
+            Ok(true) => say((&path.display().to_string(), "removed; it holds no writes"))?,
+            Ok(false) => {}
+            Err(error) => problems.push(Failure::at(&path, error)),
         }
     }
     verdict(problems)

@@ -9,10 +9,12 @@
 pub mod find;
 mod layout;
 pub mod owner;
+pub mod unused;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dm_targets::snapshot::format::Record;
@@ -43,7 +45,7 @@ impl FileJournal {
             if words.get(0) == MAGIC
                 && owner::is_exactly(&owner::of_words(|at| words.get(at)), owner)
             {
-                sys::lock(&file, true)?;
+                lock(&file)?;
                 return Ok(FileJournal { path: path.to_owned(), words, _file: file });
             }
             if !left_in(&words).records.is_empty() {
@@ -57,13 +59,22 @@ impl FileJournal {
         // Written, not only extended: all its space must be allocated before a record relies on it.
         durable::replace(path, &bytes)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        sys::lock(&file, true)?;
+        lock(&file)?;
         Ok(FileJournal {
             path: path.to_owned(),
             words: SharedWords::of_file(file.as_fd(), WORDS)?,
             _file: file,
         })
     }
+}
+
+/// Locks a journal for a server. One that a command has removed meanwhile would not outlive it.
+fn lock(file: &File) -> io::Result<()> {
+    sys::lock(file, true)?;
+    if file.metadata()?.nlink() == 0 {
+        return Err(io::Error::other("it has just been removed by a command: try again"));
+    }
+    Ok(())
 }
 
 /// A journal that no server uses.

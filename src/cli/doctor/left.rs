@@ -4,9 +4,10 @@
 use dm_targets::table::{Table, TargetParams};
 use rustix::fs::statvfs;
 
-use super::finding::Finding;
+use super::finding::{Finding, Mend};
+use crate::cli::reap::LEAST_AGE;
 use crate::failure::Failure;
-use crate::rundir::journal::{self, Left};
+use crate::rundir::journal::{self, Left, unused};
 use crate::rundir::{RunDir, Unmerged, lost};
 
 /// What the files of a few servers need.
@@ -45,6 +46,13 @@ pub(super) fn examine(rundir: &RunDir) -> Vec<Finding> {
     match journal::left_in_directory(rundir.path()) {
         Ok(all) => found.extend(all.iter().map(journaled)),
         Err(why) => found.push(Finding::unseen("journal", &why)),
+    }
+    match unused::unused(rundir, LEAST_AGE) {
+        Ok(all) => found.extend(all.iter().map(|path| {
+            let what = "an empty journal, left by an `add` that was killed";
+            Finding::advice("journal-unused", what).of(path.display().to_string()).mend(Mend::Reap)
+        })),
+        Err(why) => found.push(Finding::unseen("journal-unused", &why)),
     }
     found
 }

@@ -161,7 +161,28 @@ fn reaped() {
     assert_eq!(problems(), [words(["never-started", &node, "ublk-dm reap"])]);
     let said = ublk_dm("doctor --fix").ok().stdout;
     assert!(said.contains(&format!("fixed: {node}: ")), "{said}");
+    journals_reaped(&o, &c);
     server::assert_nothing_left("reap");
+}
+
+/// A journal that a killed `add` has left goes; one that is in use, or was just made, stays.
+fn journals_reaped(o: &str, c: &str) {
+    let dir = server::run_dir();
+    let journals = || sh(&format!("ls {dir}")).ok().stdout.matches(".records").count();
+    server::add(&format!("snapshot --origin {o} --cow {c} --name s"));
+    assert_eq!(journals(), 1);
+    let left = format!("{dir}/block-1-2-3fff.records");
+    sh(&format!("cp {dir}/*.records {left}")).ok();
+    sh(&format!("touch -d 1970-01-02 {dir}/*.records")).ok();
+    sh(&format!("touch {left}")).ok();
+    assert!(ublk_dm("reap").ok().stdout.is_empty(), "it may be of an `add` that runs");
+    sh(&format!("touch -d 1970-01-02 {left}")).ok();
+    let said = ublk_dm("doctor").stdout;
+    assert!(said.contains(&format!("{left}: an empty journal")), "{said}");
+    let said = ublk_dm("reap").ok().stdout;
+    assert_eq!(said, format!("{left}: removed; it holds no writes\n"));
+    assert_eq!(journals(), 1);
+    server::del("s");
 }
 
 fn in_use() {
