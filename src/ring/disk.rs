@@ -64,7 +64,7 @@ impl RingFile {
         });
         let discards = is_block && ring.files.discards;
         let (held, last_read_end) = (RefCell::default(), Cell::new(u64::MAX));
-        RingFile { ring: ring.clone(), file, place, discards, held, last_read_end }
+        RingFile { ring: ring.clone(), file, place, is_block, discards, held, last_read_end }
     }
 
     /// How a submission entry names the file: a number, and which kind of number it is.
@@ -128,6 +128,16 @@ impl Drop for RingDisk {
     }
 }
 
+impl RingDisk {
+    /// The errno of an operation. A write behind the end of a block device has ENOSPC, as one to a
+    /// thin device has whose pool is full; and the end of a disk that was removed is at 0. That one
+    /// gets what opening it would give: it is gone, not full.
+    fn errno(&self, errno: Errno) -> Errno {
+        let is_gone = || (self.probe)(self.file.as_fd().as_raw_fd()) == Some(Sectors(0));
+        if errno == Errno::ENOSPC && self.file.is_block && is_gone() { Errno::ENXIO } else { errno }
+    }
+}
+
 impl Backend for RingDisk {
     fn start(&self, op: Op) -> OpId {
         let hold = can_join(&self.file, &op);
@@ -141,9 +151,8 @@ impl Backend for RingDisk {
     }
 
     fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>> {
-        self.ring
-            .poll_slot(id.0, waker)
-            .map(|result| if result < 0 { Err(Errno(-result)) } else { Ok(()) })
+        let poll = self.ring.poll_slot(id.0, waker);
+        poll.map(|result| if result < 0 { Err(self.errno(Errno(-result))) } else { Ok(()) })
     }
 
     fn detach(&self, id: OpId) {

@@ -90,6 +90,7 @@ pub struct RingFile {
     pub(super) ring: Rc<Inner>,
     pub(super) file: OwnedFd,
     pub(super) place: Option<u32>,
+    pub(super) is_block: bool,
     /// A block device that supports discards. For other files holes are punched, which a block
     /// device would carry out as writes of zeroes.
     pub(super) discards: bool,

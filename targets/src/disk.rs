@@ -48,6 +48,8 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Input/output error.
     pub const EIO: Errno = Errno(5);
+    /// There is no such device, or no longer.
+    pub const ENXIO: Errno = Errno(6);
     /// Invalid argument: the result of a misaligned or out-of-range operation.
     pub const EINVAL: Errno = Errno(22);
     /// A write to what is read-only.

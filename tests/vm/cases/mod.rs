@@ -66,6 +66,7 @@ mod process_log;
 mod process_loss;
 mod races;
 mod reattached;
+mod removed;
 mod rename;
 mod reopened;
 mod resize;
@@ -115,6 +116,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     tab_foreground::cases,
     linear::cases,
     lines::cases,
+    removed::cases,
     rename::cases,
     reopened::cases,
     resize::cases,
