@@ -28,7 +28,10 @@ pub(super) fn require_root() -> Result<(), Failure> {
     let root = std::fs::metadata("/proc/self")
         .map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
     match root {
-        Ok(false) => Err("must be run as root: it adds and opens block devices".to_owned().into()),
+        Ok(false) => {
+            let kind = Kind::System { errno: libc::EPERM };
+            Err(Failure::new(kind, "must be run as root: it adds and opens block devices"))
+        }
         _ => Ok(()),
     }
 }
@@ -188,7 +191,10 @@ fn ask_server(
     must_answer(device)?;
     let server = rundir.server(key).and_then(|server| server.connection);
     let path = format!("/dev/ublkb{}", device.id);
-    let gone = || format!("{path}: its server has died; run `ublk-dm recover {path}`");
+    let gone = || {
+        let why = format!("{path}: its server has died; run `ublk-dm recover {path}`");
+        Failure::new(Kind::NoAnswer, why)
+    };
     let reply = protocol::ask(server.ok_or_else(gone)?, &command(device.device()));
     let late = |error| Failure::from(error).context(&path);
     match reply.map_err(late)? {

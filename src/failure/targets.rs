@@ -29,7 +29,16 @@ impl From<StoreError> for Failure {
         let why = Failure::new(kind, error.to_string());
         match &error {
             StoreError::Disk(error) => why.of_disk(&*error.disk).at_sector(error.sector.0),
-            _ => why,
+            StoreError::Header(disk, _)
+            | StoreError::Record(disk, _)
+            | StoreError::TooSmall { disk, .. }
+            | StoreError::ReadOnly(disk)
+            | StoreError::Journaled { disk, .. }
+            | StoreError::OtherOrigin { disk, .. }
+            | StoreError::Merge(disk, _)
+            | StoreError::HalfMerged { cow: disk, .. }
+            | StoreError::BehindOrigin { origin: disk, .. } => why.of_disk(&**disk),
+            StoreError::ChunkBelowBlock { .. } | StoreError::NoMemory => why,
         }
     }
 }

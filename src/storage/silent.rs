@@ -112,7 +112,7 @@ fn without(disks: &BTreeSet<String>, answers: &str) -> BTreeSet<String> {
 /// Why a disk that does not answer is not opened.
 pub fn no_answer(disk: &str) -> Reason {
     let line = format!("{disk} has not answered for {} s", ANSWER_LIMIT.as_secs());
-    Failure::new(Kind::NoAnswer, line)
+    Failure::new(Kind::NoAnswer, line).of_disk(disk)
 }
 
 /// Runs `work` on a thread of its own, since the disk may stop answering meanwhile. A late thread

@@ -219,16 +219,35 @@ fn an_error_has_its_parts() {
     assert_eq!((&missing["errno"]["name"], &missing["kind"]), (&"ENOENT".into(), &"system".into()));
     let (code, usage) = error(&["add", "snapshot", "--name", "a b"]);
     assert_eq!((code, &usage["kind"]), (Some(2), &Value::from("usage")), "{usage}");
+    if !fs::exists("/dev/ublk-control").expect("/dev") {
+        assert_eq!(error(&["features"]).1["kind"], "unsupported");
+    }
     if !is_root() {
+        let (_, denied) = error(&["suspend", "none"]);
+        assert_eq!(
+            (&denied["kind"], &denied["errno"]["name"]),
+            (&"system".into(), &"EPERM".into())
+        );
         return;
     }
-    for words in [&["suspend", "none"][..], &["status", "none"], &["merge", "none"]] {
+    for words in [
+        &["suspend", "none"][..],
+        &["status", "none"],
+        &["merge", "none"],
+        &["merge", "none", "--pause"],
+        &["upgrade", "none"],
+    ] {
         let (code, absent) = error(words);
         assert_eq!((code, &absent["kind"]), (Some(1), &Value::from("not_found")), "{words:?}");
         assert_eq!((&absent["device"], &absent["advice"][0]), (&"none".into(), &LIST.into()));
     }
     let (_, disk) = error(&["add", "origin", "--origin", "/dev/nonsense"]);
     assert_eq!((&disk["kind"], &disk["disk"]), (&"not_found".into(), &"/dev/nonsense".into()));
+    // A run directory that cannot be made.
+    let words = ["create", "v", "--notable"];
+    let said = self::said(&schema, Path::new("/proc/nonsense"), "Error", &words);
+    let unmade = &said.errors[0]["error"];
+    assert!(unmade["kind"] == "system" && unmade["errno"]["number"].is_number(), "{unmade}");
 }
 
 /// What a device that there is not is looked for with.

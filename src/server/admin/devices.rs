@@ -304,7 +304,7 @@ impl Directory {
 
 /// The error for a device that this server does not have.
 pub(super) fn no_device(id: u32) -> Reason {
-    format!("/dev/ublkb{id}: no such device; see `ublk-dm list`").into()
+    Failure::new(Kind::NotFound, format!("/dev/ublkb{id}: no such device; see `ublk-dm list`"))
 }
 
 /// Finds a leg by its path or its index, counted from 0. Another path of the same disk is accepted

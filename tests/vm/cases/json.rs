@@ -4,16 +4,19 @@
 use serde_json::Value;
 
 use super::admin::kill;
+use super::resize::kernel_resizes;
 use super::tab::Tab;
-use crate::disk::{Buf, Disk, MIB, slice};
+use crate::disk::{Buf, Disk, MIB, node, slice};
 use crate::json_schema::Schema;
-use crate::sh::{Out, binary, run_args, ublk_dm};
+use crate::sh::{Out, binary, run_args, sh, ublk_dm, ublk_dm_as_nobody};
 use crate::{Case, server};
 
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1", "n2", "n3"];
     vec![
         Case { name: "json-devices", bound_s: 150, disks, run: |_| devices() },
+        Case { name: "json-changes", bound_s: 120, disks, run: |_| changes() },
+        Case { name: "json-errors", bound_s: 150, disks, run: |_| errors() },
         Case { name: "json-servers", bound_s: 200, disks, run: |_| servers() },
     ]
 }
@@ -121,6 +124,87 @@ fn devices() {
     assert_eq!(deleted[0]["deleted"].as_array().map(Vec::len), Some(3), "{deleted:?}");
     server::forget_ended_legs();
     server::assert_nothing_left("del");
+}
+
+/// What grows a device, and what defers a merge.
+fn changes() {
+    let (origin, cow) = (slice("origin", "n0", 0, LEN), slice("cow", "n1", 0, LEN));
+    with_table("create", "l", &format!("0 2048 linear {} 0", node("n2")));
+    if kernel_resizes() {
+        assert_eq!(device(&said("resize", "resize l 4096s")[0]).0, "l");
+        assert_eq!(server::number("l", "/size_bytes"), 4096 * 512);
+        let error = failed("resize", "resize l 2048s");
+        assert_eq!((&error["kind"], &error["device"]), (&"refused".into(), &"l".into()), "{error}");
+    } else {
+        assert_eq!(failed("resize", "resize l 4096s")["kind"], "unsupported");
+    }
+    let path = server::add(&format!("origin --origin {origin} --name o"));
+    server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
+    let error = failed("merge", "merge o --pause");
+    assert_eq!((&error["kind"], &error["device"]), (&"refused".into(), &"o".into()), "{error}");
+    let claim = crate::disk::claim(&path).expect("it is not in use");
+    let deferred = said("merge", "merge s --defer");
+    assert_eq!((device(&deferred[0]).0, &deferred[0]["result"]), ("s".into(), &"deferred".into()));
+    let merge = &said("list", "list")[0]["devices"][2]["snapshot"]["merge"];
+    assert_eq!(merge["state"], "deferred", "{merge}");
+    said("merge", "merge s --pause");
+    drop(claim);
+    assert_eq!(said("merge", "merge s --defer")[0]["result"], "begun", "nobody uses them");
+    server::wait_for(20, "the merge", || server::device("o")["health"] == "ok");
+    // By both of its names there is no merge any more.
+    let error = failed("merge", "merge o --pause");
+    let message = error["message"].as_str().expect("text");
+    assert!(message.ends_with("no merge is running: that of the snapshot s into it has ended"));
+    let error = failed("merge", "merge s --pause");
+    assert_eq!((&error["kind"], &error["device"]), (&"not_found".into(), &"s".into()), "{error}");
+    server::del("--all");
+    server::assert_nothing_left("json-changes");
+}
+
+/// What goes wrong most often has its kind, and the device or disk that it is about.
+fn errors() {
+    let (origin, cow) = (slice("origin", "n0", 0, LEN), slice("cow", "n1", 0, LEN));
+    let small = slice("small", "n1", LEN, 32);
+    let judge = |line: &str, kind: &str, about: &str, which: &str| {
+        let verb = line.split(' ').take(if line.starts_with("add") { 2 } else { 1 });
+        let error = failed(&verb.collect::<Vec<_>>().join("-"), line);
+        let right = error["kind"] == kind && (about.is_empty() || error[about] == which);
+        assert!(right, "{line}: not {kind}, {about} {which}: {error}");
+    };
+    let add = |cow: &str| format!("add snapshot --origin {origin} --cow {cow} --name t");
+    let path = server::add(&format!("origin --origin {origin} --name o"));
+    server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
+    let claim = crate::disk::claim(&path).expect("it is not in use");
+    judge("del o", "in_use", "device", "o");
+    judge("merge s", "in_use", "device", "s");
+    drop(claim);
+    for verb in ["del", "resume", "upgrade", "recover"] {
+        judge(&format!("{verb} none"), "not_found", "device", "none");
+    }
+    judge(&add(&cow), "in_use", "disk", &cow);
+    judge(&format!("zero --to {origin}"), "in_use", "disk", &origin);
+    judge(&add("/dev/nonsense"), "not_found", "disk", "/dev/nonsense");
+    judge(&format!("{} --chunk-size 64k", add(&small)), "refused", "disk", &small);
+    let other = node("n2");
+    Disk::open(&other).write_bytes(0, &[7; 4096]);
+    judge(&add(&other), "refused", "disk", &other);
+    judge("add origin --origin /dev/nonsense", "not_found", "disk", "/dev/nonsense");
+    // No permission: root has every one.
+    let out = ublk_dm_as_nobody("suspend o --json");
+    let (_, denied) = judged("suspend", &out);
+    assert!(denied[0]["error"]["errno"]["name"] == "EPERM", "{denied:?}");
+    // A server that is stopped.
+    let pid = server::number("o", "/server_pid");
+    sh(&format!("kill -STOP {pid}")).ok();
+    judge("suspend o", "no_answer", "device", "o");
+    judge("upgrade o", "no_answer", "device", "o");
+    sh(&format!("kill -CONT {pid}")).ok();
+    server::wait_for(20, "an answer", || server::device("o")["state"] == "live");
+    kill("o");
+    judge("suspend s", "no_answer", "device", "s");
+    ublk_dm("recover --all").ok();
+    server::del("--all");
+    server::assert_nothing_left("json-errors");
 }
 
 /// Runs `monitor` for a moment.

@@ -5,6 +5,7 @@
 use super::journaled::{Fixture, journal};
 use crate::Case;
 use crate::disk::{Buf, Disk, MIB, digest_ends, slice};
+use crate::json_schema::Schema;
 use crate::server;
 use crate::sh::{self, ublk_dm};
 
@@ -39,15 +40,26 @@ fn attached_anew() {
         assert!(said.contains(journal) && said.contains("reattached"), "said {said:?}");
         assert!(digest_ends(&fixture.cow) == before, "a refused recover wrote to the COW");
         assert!(ublk_dm("journal list").ok().line().starts_with(journal));
+        let schema = Schema::read();
+        let printed = |verb: &str, line: &str| {
+            let out = ublk_dm(&format!("{line} --json")).ok();
+            assert!(out.stderr.is_empty(), "{}", out.stderr);
+            schema.assert_lines(verb, &out.stdout).remove(0)
+        };
+        let listed = printed("journal-list", "journal list");
+        assert_eq!(listed["journals"][0]["path"], *journal, "{listed}");
         if verb == "use" {
-            ublk_dm(&format!("journal use {journal} --cow {}", fixture.cow)).ok();
+            let line = format!("journal use {journal} --cow {}", fixture.cow);
+            let used = printed("journal-use", &line);
+            assert!(used["journal"].is_string(), "{used}");
             ublk_dm("recover s").ok();
             fixture
                 .frozen
                 .verify(&Disk::open(&format!("/dev/ublkb{}", server::number("s", "/id"))));
             server::del("s");
         } else {
-            ublk_dm(&format!("journal discard {journal}")).ok();
+            let gone = printed("journal-discard", &format!("journal discard {journal}"));
+            assert_eq!(gone["journal"], *journal, "{gone}");
             ublk_dm("recover s").ok();
             server::del("s");
             Disk::open(&fixture.cow).zero(0, 8);

@@ -1,7 +1,9 @@
 //! The content of a disk before the disk is reused: data that a user may miss is not overwritten.
 
+use std::fmt::Display;
+
 use super::wipe::{wipe, zero_start};
-use crate::failure::{Failure, Kind, Reason};
+use crate::failure::{Kind, Reason};
 use crate::server::admin::machine::OpenDisk;
 use crate::storage::signature::SignatureKind;
 
@@ -15,16 +17,27 @@ pub(super) fn refuse_other(
     let block = disk.limits().logical_block_size;
     match disk.content()? {
         None if disk.starts_with_zeroes()? => Ok(()),
-        None => Err(refused(&path, "unknown data", what, &zero_start(&path, block))),
+        None => Err(refused(
+            &path,
+            format!(
+                "holds unknown data, which {what} would destroy; {}, or use --force",
+                zero_start(&path, block)
+            ),
+        )),
         Some(found) if Some(found.kind) == wanted => Ok(()),
-        Some(found) => {
-            let holds = format!("{} (at byte {})", found.name, found.offset);
-            Err(refused(&path, &holds, what, &wipe(&path, found.offset, block)))
-        }
+        Some(found) => Err(refused(
+            &path,
+            format!(
+                "holds {} (at byte {}), which {what} would destroy; {}, or use --force",
+                found.name,
+                found.offset,
+                wipe(&path, found.offset, block)
+            ),
+        )),
     }
 }
 
-fn refused(path: &str, holds: &str, what: &str, mend: &str) -> Reason {
-    let why = format!("{path}: holds {holds}, which {what} would destroy; {mend}, or use --force");
-    Failure::new(Kind::Refused, why)
+/// Why a disk is not used: its state or its content.
+pub(super) fn refused(path: &str, why: impl Display) -> Reason {
+    Reason::new(Kind::Refused, format!("{path}: {why}")).of_disk(path)
 }

@@ -2,6 +2,7 @@
 
 use dm_targets::units::{Sector, Sectors};
 
+use super::content::refused;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks, Part};
 use crate::rundir::needs;
@@ -248,8 +249,10 @@ impl<M: Machine> Administrator<M> {
         let mut used = self.devices.values().flat_map(|device| device.deps.disks());
         let same = used.find(|(_, other, known)| *other != id && known.place.overlaps(&here));
         same.map_or(Ok(()), |(word, ..)| {
-            Err(format!("{path}: it is {word} under another name; use that name, or --force")
-                .into())
+            Err(refused(
+                path,
+                format!("it is {word} under another name; use that name, or --force"),
+            ))
         })
     }
 
@@ -286,7 +289,7 @@ impl<M: Machine> Administrator<M> {
         let mut others = origin.chain(live).chain(left_out).chain(undone);
         let same = others.find(|(_, other)| other.place.overlaps(&disk.place));
         same.map_or(Ok(()), |(other, _)| {
-            Err(format!("{path}: it is {other} under another name; use another disk").into())
+            Err(refused(path, format!("it is {other} under another name; use another disk")))
         })
     }
 }
@@ -306,13 +309,14 @@ pub(super) fn check_length(
     block: u32,
 ) -> Result<(), Reason> {
     if len > size {
-        return Err(format!("{path}: has {size} sectors, fewer than the {len} of the table").into());
+        return Err(refused(
+            path,
+            format!("has {size} sectors, fewer than the {len} of the table"),
+        ));
     }
     if len.bytes() % u64::from(block) != 0 {
-        return Err(format!(
-            "{path}: a length of {len} sectors is not a multiple of its block size of {block} bytes"
-        )
-        .into());
+        let why = "is not a multiple of its block size";
+        return Err(refused(path, format!("a length of {len} sectors {why} of {block} bytes")));
     }
     Ok(())
 }
@@ -331,16 +335,12 @@ pub(super) fn check_place(
     block: u32,
 ) -> Result<(), Reason> {
     if len.0 > size.0.saturating_sub(start.0) {
-        return Err(format!(
-            "{path}: {len} sectors from sector {start} do not fit on a disk of {size} sectors"
-        )
-        .into());
+        let what = format!("{len} sectors from sector {start}");
+        return Err(refused(path, format!("{what} do not fit on a disk of {size} sectors")));
     }
     if start.bytes() % u64::from(block) != 0 {
-        return Err(format!(
-            "{path}: offset of {start} sectors: not a multiple of its block size of {block} bytes"
-        )
-        .into());
+        let why = "not a multiple of its block size";
+        return Err(refused(path, format!("offset of {start} sectors: {why} of {block} bytes")));
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ use dm_targets::segments::table::Segment;
 use dm_targets::table::TargetParams;
 use dm_targets::units::{Sector, Sectors, overlap};
 
-use crate::failure::Reason;
+use super::content::refused;
+use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, DeviceState, KnownDisk, KnownDisks};
 use crate::rundir::is_made_of;
 use crate::server::admin::devices::{Device, is_lines, ranges_of};
@@ -83,7 +84,8 @@ impl<M: Machine> Administrator<M> {
         {
             let (id, name) = (other.info.id, &other.name);
             let what = "which shares it: use --shared as well";
-            return Err(format!("{path}: in use by /dev/ublkb{id} ({name}), {what}").into());
+            let why = format!("{path}: in use by /dev/ublkb{id} ({name}), {what}");
+            return Err(Reason::new(Kind::InUse, why).of_disk(path));
         }
         let parts = unclaimed.then(|| spec.parts_of(path));
         let claimed = self.machine.claimed(id, &found, parts.as_deref());
@@ -93,7 +95,7 @@ impl<M: Machine> Administrator<M> {
         let was = again.and_then(|known| known.get(path)).or(known.as_ref());
         let shared = was.is_some_and(|was| was.shared);
         if was.is_some_and(|was| was.number != 0 && was.number != now) {
-            return Err(format!("{path}: another disk is at this path by now").into());
+            return Err(refused(path, "another disk is at this path by now"));
         }
         if let (Some(other), true) = (other, shared && !spec.force && again.is_none()) {
             return Err(used_by(path, other));
@@ -234,7 +236,8 @@ fn is_on(line: &Segment, device: &DeviceState, disk: &KnownDisk, range: (Sector,
 
 fn used_by(path: &str, entry: &Device) -> Reason {
     let (id, name) = (entry.info.id, &entry.name);
-    format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it").into()
+    let why = format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it");
+    Reason::new(Kind::InUse, why).of_disk(path)
 }
 
 /// The first line, or leg, of a device's table that is on a disk; an origin is the first.

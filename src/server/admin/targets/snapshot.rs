@@ -11,13 +11,13 @@ use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
-use super::content::refuse_other;
+use super::content::{refuse_other, refused};
 use super::disks::{Sharing, check_length};
 use super::lost;
 use super::reused_disks::ReusedDisk;
 use super::segments::refresh;
 use super::snapshot_open::{self, Found, NO_ORIGIN, Opening};
-use crate::failure::Reason;
+use crate::failure::{Kind, Reason};
 use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks, Unmade, Which};
 use crate::server::admin::devices::{Deps, LeftOut, no_device};
 use crate::server::admin::foreign_disks::{refuse_foreign_disk, refuse_other_store};
@@ -155,7 +155,7 @@ impl<M: Machine> Administrator<M> {
         again: Option<&KnownDisks>,
     ) -> Result<(M::Open, KnownDisk), Reason> {
         if self.machine.disk_at(path) == Some(origin) {
-            return Err(format!("{path}: the origin cannot be its own COW").into());
+            return Err(refused(path, "the origin cannot be its own COW"));
         }
         let sharing = Sharing::of_sole(false, again.is_some());
         let (cow, _) = self.open_sharing(path, Access::ReadWrite, sharing)?;
@@ -189,7 +189,8 @@ impl<M: Machine> Administrator<M> {
             "`ublk-dm recover {0}` recovers that device, `ublk-dm del --force {0}` deletes it",
             device.name
         );
-        Err(format!("{path}: the COW of {}, which has no server: {hint}", device.name).into())
+        let why = format!("{path}: the COW of {}, which has no server: {hint}", device.name);
+        Err(Reason::new(Kind::InUse, why).of_disk(path))
     }
 
     /// Opens the origin for the family, unless a target has it open.
