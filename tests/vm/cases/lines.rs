@@ -220,6 +220,12 @@ fn fails(snap: &str) -> String {
     said
 }
 
+/// `resume` has said that the snapshot is lost.
+fn assert_lost(said: &str) {
+    assert!(said.starts_with("ublk-dm: warning: /dev/ublkb"), "{said}");
+    assert!(said.contains("the snapshot that it had is lost, and its COW is marked"), "{said}");
+}
+
 /// A mounted ext4 on a linear device becomes an origin, gets a snapshot in the same server, and is
 /// a linear device again; the snapshot's table is replaced, too. The server is killed in between.
 fn origin(seed: u64) {
@@ -265,9 +271,7 @@ fn origin(seed: u64) {
     shown();
     // With one it is lost.
     sh(&format!("mount {top} {dir}")).ok();
-    let said = fails(&snap);
-    assert!(said.starts_with("ublk-dm: warning: /dev/ublkb"), "{said}");
-    assert!(said.contains("the snapshot that it had is lost, and its COW is marked"), "{said}");
+    assert_lost(&fails(&snap));
     std::fs::write(format!("{dir}/later"), "later").expect("it is written");
     sh("sync").ok();
     load("s", &[own]).ok();
