@@ -12,6 +12,7 @@
 //! their number is logged. The end of the process waits for queued lines, but no longer than
 //! [`FLUSH_LIMIT`].
 
+mod command;
 mod events;
 mod file;
 mod system;
@@ -31,6 +32,7 @@ use events::fields_of;
 use file::LogFile;
 use system::{Fields, SystemLog};
 
+pub use command::Look;
 pub use file::open as open_file;
 
 use crate::rundir::EVENTS;
@@ -75,42 +77,9 @@ impl Log for Front {
     }
 }
 
-/// What the lines of a command look like on stderr.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// As its errors do: for people, who have asked for a result.
-    Plain,
-    /// With the time and the file that logs: for people who look for the cause of something.
-    Full,
-    /// Each is a JSON object.
-    Objects,
-}
-
-impl Look {
-    /// The look of a command's lines unless they are objects; `verbose`: more lines than usual are
-    /// asked for, by a flag.
-    pub fn of_text(verbose: bool) -> Look {
-        let is_asked = verbose || std::env::var_os(env_logger::DEFAULT_FILTER_ENV).is_some();
-        if is_asked { Look::Full } else { Look::Plain }
-    }
-}
-
 /// Sets up logging for a command: to stderr.
 pub fn install(level: LevelFilter, look: Look) {
-    let mut builder = env_logger::Builder::new();
-    builder.filter_level(level).parse_default_env();
-    match look {
-        Look::Plain => {
-            builder.format(|out, record| {
-                writeln!(out, "{}", plain(record.level(), &record.args().to_string()))
-            });
-        }
-        Look::Full => {}
-        Look::Objects => {
-            builder.format(|out, record| writeln!(out, "{}", object_of(record)));
-        }
-    }
-    let command = builder.build();
+    let command = command::logger(level, look);
     let level = command.filter();
     if COMMAND.set(command).is_ok() && log::set_logger(&Front).is_ok() {
         log::set_max_level(level);
@@ -323,26 +292,6 @@ impl Sinks {
     }
 }
 
-/// A line as an object, as `docs/json.md` has it.
-fn object_of(record: &Record<'_>) -> serde_json::Value {
-    let level = record.level().as_str().to_ascii_lowercase();
-    serde_json::json!({ "version": 1, "log": {
-        "level": level, "message": record.args().to_string(),
-    } })
-}
-
-/// A line as that of an error, with its level in front.
-fn plain(level: Level, message: &str) -> String {
-    let word = match level {
-        Level::Error => "error",
-        Level::Warn => "warning",
-        Level::Info => "info",
-        Level::Debug => "debug",
-        Level::Trace => "trace",
-    };
-    format!("ublk-dm: {word}: {}", message.replace('\n', " "))
-}
-
 fn own_line(level: Level, message: String) -> Line {
     let target = module_path!().to_owned();
     Line { at: SystemTime::now(), level, target, message, fields: Fields::new() }
@@ -377,14 +326,6 @@ mod tests {
         assert_eq!(with_time(&line(Level::Warn)), "1970-01-02T00:00:00Z WARN  m: x");
         assert_eq!(with_priority(&line(Level::Error)), "<3>m: x");
         assert_eq!(with_priority(&line(Level::Info)), "<5>m: x");
-    }
-
-    #[test]
-    fn a_line_of_a_command_looks_like_an_error() {
-        let line = plain(Level::Warn, "s: its COW\nis lost");
-        assert_eq!(line, "ublk-dm: warning: s: its COW is lost");
-        assert_eq!(plain(Level::Error, "m: x"), "ublk-dm: error: m: x");
-        assert_eq!(Look::of_text(true), Look::Full);
     }
 
     #[test]
