@@ -247,7 +247,7 @@ fn names_that_the_file_does_not_have_are_refused() {
     let output = tab.command(&["up", "--all"]).env("UBLK_DM_TAB", "").output().expect("it starts");
     assert!(refused(&output, 1).contains("UBLK_DM_TAB is empty"));
     fs::create_dir(tab.path()).expect("a directory");
-    assert!(tab.refused(&["up", "--all"], 1).contains("Is a directory"));
+    assert!(tab.refused(&["up", "--all"], 1).contains("it is not a regular file"));
 }
 
 #[test]
