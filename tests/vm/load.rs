@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::nice;
+
 use crate::disk::Disk;
 use crate::model::{View, stamped};
 
@@ -138,6 +140,8 @@ fn gather<F: FnOnce() -> Result<(), String> + Send>(
 ) -> Result<(), String> {
     thread::scope(|scope| {
         let run = |job: F| {
+            // On one emulated CPU commands would wait for half a minute behind so many threads.
+            nice(10).map_err(|error| error.to_string())?;
             let result = job();
             if result.is_err() {
                 stop.store(true, Ordering::Relaxed);

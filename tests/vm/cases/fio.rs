@@ -78,6 +78,8 @@ pub fn verify(path: &str, seed: u64, block: u64, jobs: u64) {
             "--cpus_allowed=0-1",
             "--cpus_allowed_policy=split",
             "--output-format=terse",
+            // As other loads (`load`): commands beside it must not wait for it.
+            "--nice=10",
         ],
     )
     .ok();

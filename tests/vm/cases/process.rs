@@ -73,12 +73,14 @@ fn log() {
     // A log that was moved away is begun anew.
     let newest = run_args("bash", &["-c", "ls -t /run/ublk-dm/log/*.log | head -n 1"]).ok();
     let log = newest.stdout.trim();
-    fs::rename(log, "/tmp/moved.log").expect("a log");
+    let moved = format!("{log}.moved");
+    fs::rename(log, &moved).expect("a log");
     sh(&format!("kill -HUP {pid}")).ok();
     heard(&syslog, "word of SIGHUP", |line| line.contains("SIGHUP"));
     let text = fs::read_to_string(log).expect("another log");
     assert!(text.contains("SIGHUP: the logs were opened again"), "{text}");
-    assert!(!fs::read_to_string("/tmp/moved.log").expect("the old log").contains("SIGHUP"));
+    assert!(!fs::read_to_string(&moved).expect("the old log").contains("SIGHUP"));
+    fs::remove_file(&moved).expect("the old log");
     let disk = Disk::open(&origin);
     (0..8).for_each(|chunk| disk.write(chunk * 8, &Buf::new(8)));
     drop(disk);
