@@ -4,7 +4,7 @@ use super::*;
 use crate::protocol::Reply;
 use crate::storage::{OpenError, OpenErrorKind, silent};
 use crate::ublk::ControlError;
-use dm_targets::disk::{DiskError, Errno, OpKind};
+use dm_targets::disk::{DiskError, Errno, FailedOp, OpKind};
 use dm_targets::mirror::change_legs::ChangeError;
 use dm_targets::mirror::target::OpenError as MirrorError;
 use dm_targets::snapshot::store::StoreError;
@@ -172,13 +172,14 @@ fn a_failure_travels_whole_as_an_io_error_and_between_processes() {
 
 #[test]
 fn errors_of_the_data_path_have_their_kinds() {
-    let disk = || DiskError {
+    let failed = || FailedOp {
         kind: OpKind::Read,
         disk: "/dev/x".into(),
         sector: Sector(8),
         count: Sectors(8),
         errno: Errno(libc::EREMOTEIO),
     };
+    let disk = || DiskError::from(failed());
     let remote = Kind::System { errno: libc::EREMOTEIO };
     assert_eq!(Failure::from(disk()).kind, remote);
     assert_eq!(Failure::from(StoreError::from(disk())).kind, remote);

@@ -22,6 +22,7 @@
 //! * Positions and lengths are multiples of the disk's logical block size and lie inside the disk.
 
 mod counts;
+mod error;
 mod memory;
 pub mod shared;
 
@@ -32,69 +33,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use crate::mutant::{self, Mutant};
 use crate::units::{SECTOR_BYTES, Sector, Sectors};
 
 use counts::Counts;
 
 pub use counts::Counters;
+pub use error::{DiskError, Errno, FailedOp, OpKind};
 pub use memory::{Buffer, BufferId, Host, Memory, PayloadId};
-
-/// An error number as returned by the kernel or the disk, positive (`EIO` is 5). It reaches the
-/// caller unchanged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Errno(pub i32);
-
-impl Errno {
-    /// Input/output error.
-    pub const EIO: Errno = Errno(5);
-    /// There is no such device, or no longer.
-    pub const ENXIO: Errno = Errno(6);
-    /// Invalid argument: the result of a misaligned or out-of-range operation.
-    pub const EINVAL: Errno = Errno(22);
-    /// A write to what is read-only.
-    pub const EROFS: Errno = Errno(30);
-    /// No space left on the device: a full COW.
-    pub const ENOSPC: Errno = Errno(28);
-    /// The user's disk quota is exhausted.
-    pub const EDQUOT: Errno = Errno(122);
-    /// The file would be too long.
-    pub const EFBIG: Errno = Errno(27);
-    /// The kernel's errno for an operation that a disk's firmware refuses.
-    pub const EREMOTEIO: Errno = Errno(121);
-    /// The disk cannot do this kind of operation.
-    pub const EOPNOTSUPP: Errno = Errno(95);
-
-    /// Whether there was no space for a write: a COW that is a sparse file or a thin device is full
-    /// then, whatever its size.
-    pub fn is_no_space(self) -> bool {
-        matches!(self, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)
-            && !mutant::is(Mutant::NoSpaceInvalidates)
-    }
-
-    /// Whether the operation was refused as such, rather than failed by the medium.
-    pub fn is_unsupported(self) -> bool {
-        self == Errno::EOPNOTSUPP || self == Errno::EINVAL
-    }
-}
-
-/// What an operation does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpKind {
-    /// Fill memory from the disk.
-    Read,
-    /// Write memory to the disk; with `fua` it is durable when it completes.
-    Write {
-        /// Force unit access: completion means durable.
-        fua: bool,
-    },
-    /// Make every write that completed before this one started durable.
-    Flush,
-    /// The range's content is no longer needed and undefined afterwards.
-    Discard,
-    /// The range reads as zeroes afterwards; the disk may unmap it.
-    WriteZeroes,
-}
 
 /// One operation on one contiguous range of one disk.
 #[derive(Clone, Debug)]
@@ -150,41 +95,6 @@ pub trait Backend {
         self.size()
     }
 }
-
-/// An operation that failed: what, where, why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskError {
-    /// What was attempted.
-    pub kind: OpKind,
-    /// The disk's name, as the user gave it.
-    pub disk: Rc<str>,
-    /// Where the operation started.
-    pub sector: Sector,
-    /// How long it was.
-    pub count: Sectors,
-    /// The disk's error number.
-    pub errno: Errno,
-}
-
-impl fmt::Display for DiskError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
-            OpKind::Read => "read",
-            OpKind::Write { .. } => "write",
-            OpKind::Flush => "flush",
-            OpKind::Discard => "discard",
-            OpKind::WriteZeroes => "write of zeroes",
-        };
-        let text = std::io::Error::from_raw_os_error(self.errno.0);
-        write!(
-            f,
-            "{}: {what} of {} sectors at sector {}: {text}",
-            self.disk, self.count, self.sector
-        )
-    }
-}
-
-impl std::error::Error for DiskError {}
 
 struct DiskInner {
     backend: Rc<dyn Backend>,
@@ -265,7 +175,29 @@ impl Disk {
     /// completes with `EINVAL`.
     #[inline]
     pub fn start(&self, op: Op) -> Io {
-        let (kind, sector, count) = (op.kind, op.sector, op.count);
+        let Op { kind, sector, count, memory } = op;
+        let state = self.submit(kind, sector, count, memory);
+        Io { disk: self.clone(), kind, sector, count, state }
+    }
+
+    /// The same for a caller that has the disk for as long as the operation is in flight, and that
+    /// knows what it is.
+    #[inline]
+    pub(crate) fn begin(
+        &self,
+        kind: OpKind,
+        sector: Sector,
+        count: Sectors,
+        memory: Memory,
+    ) -> Flight<'_> {
+        Flight { disk: self, state: self.submit(kind, sector, count, memory) }
+    }
+
+    /// The operation is put together here, where the backend takes it: each step that it is passed
+    /// on before would copy it.
+    #[inline(never)]
+    fn submit(&self, kind: OpKind, sector: Sector, count: Sectors, memory: Memory) -> IoState {
+        let op = Op { kind, sector, count, memory };
         // No `match`: its jump table costs more than the two kinds that nearly all are.
         if kind == OpKind::Read {
             self.inner.counts.count_read();
@@ -274,13 +206,18 @@ impl Disk {
         } else if kind == OpKind::Flush {
             self.inner.counts.count_flush();
         }
-        let state = if self.allowed(&op) {
-            IoState::Started(self.inner.backend.start(op))
-        } else {
+        if !self.allowed(&op) {
             debug_assert!(false, "{}: operation outside the contract: {op:?}", self.inner.name);
-            IoState::Refused
-        };
-        Io { disk: self.clone(), kind, sector, count, state }
+            return IoState::Refused;
+        }
+        IoState::Started(self.inner.backend.start(op))
+    }
+
+    /// An operation of this disk has failed.
+    #[cold]
+    fn error(&self, kind: OpKind, sector: Sector, count: Sectors, errno: Errno) -> DiskError {
+        self.inner.counts.count_error();
+        FailedOp { kind, disk: self.inner.name.clone(), sector, count, errno }.into()
     }
 
     /// Reads a range into memory.
@@ -338,10 +275,35 @@ impl fmt::Debug for Disk {
     }
 }
 
+/// How far an operation is.
 enum IoState {
     Started(OpId),
     Refused,
     Done,
+}
+
+impl IoState {
+    #[inline]
+    fn poll(&mut self, disk: &Disk, cx: &mut Context<'_>) -> Poll<Result<(), Errno>> {
+        let result = match *self {
+            IoState::Started(id) => match disk.inner.backend.poll(id, cx.waker()) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(result) => result,
+            },
+            IoState::Refused => Err(Errno::EINVAL),
+            // A future polled after its end has no second result.
+            IoState::Done => return Poll::Pending,
+        };
+        *self = IoState::Done;
+        Poll::Ready(result)
+    }
+
+    #[inline]
+    fn detach(&self, disk: &Disk) {
+        if let IoState::Started(id) = *self {
+            disk.inner.backend.detach(id);
+        }
+    }
 }
 
 /// An operation in flight; await it for the result. Dropping it does not cancel the operation.
@@ -354,42 +316,55 @@ pub struct Io {
     state: IoState,
 }
 
-impl Io {
-    fn error(&self, errno: Errno) -> DiskError {
-        let inner = &self.disk.inner;
-        inner.counts.count_error();
-        DiskError {
-            kind: self.kind,
-            disk: inner.name.clone(),
-            sector: self.sector,
-            count: self.count,
-            errno,
-        }
-    }
-}
-
 impl Future for Io {
     type Output = Result<(), DiskError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = match self.state {
-            IoState::Started(id) => match self.disk.inner.backend.poll(id, cx.waker()) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(result) => result,
-            },
-            IoState::Refused => Err(Errno::EINVAL),
-            // A future polled after its end has no second result.
-            IoState::Done => return Poll::Pending,
-        };
-        self.state = IoState::Done;
-        Poll::Ready(result.map_err(|errno| self.error(errno)))
+        let Io { disk, kind, sector, count, state } = &mut *self;
+        let result = state.poll(disk, cx);
+        result.map_err(|errno| disk.error(*kind, *sector, *count, errno))
     }
 }
 
 impl Drop for Io {
     fn drop(&mut self) {
-        if let IoState::Started(id) = self.state {
-            self.disk.inner.backend.detach(id);
-        }
+        self.state.detach(&self.disk);
+    }
+}
+
+/// The same on a borrowed disk, in two words: what the operation is, the caller knows.
+#[must_use = "an operation whose result is ignored has not been checked"]
+pub(crate) struct Flight<'a> {
+    disk: &'a Disk,
+    state: IoState,
+}
+
+impl Flight<'_> {
+    /// The error of this operation.
+    pub(crate) fn error(
+        &self,
+        kind: OpKind,
+        sector: Sector,
+        count: Sectors,
+        errno: Errno,
+    ) -> DiskError {
+        self.disk.error(kind, sector, count, errno)
+    }
+}
+
+impl Future for Flight<'_> {
+    type Output = Result<(), Errno>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let disk = self.disk;
+        self.state.poll(disk, cx)
+    }
+}
+
+impl Drop for Flight<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.state.detach(self.disk);
     }
 }

@@ -93,7 +93,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::disk::{Disk, DiskError, Io, Memory, Op, OpKind};
+use crate::disk::{Disk, DiskError, FailedOp, Io, Memory, Op, OpKind};
 use crate::exec::{Executor, WaitQueue};
 use crate::units::{Sector, Sectors};
 
@@ -332,8 +332,8 @@ fn issue(
     if limit == 0 && region.count.0 > 0 {
         let (sector, count) = (region.sector, region.count);
         let errno = crate::disk::Errno::EOPNOTSUPP;
-        outcome
-            .add(index, DiskError { kind, disk: region.disk.name().clone(), sector, count, errno });
+        let disk = region.disk.name().clone();
+        outcome.add(index, FailedOp { kind, disk, sector, count, errno }.into());
         return;
     }
     let mut done = 0;

@@ -1,8 +1,11 @@
 //! What a device asks of its target, and why a target may fail it.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use crate::disk::{Disk, DiskError, Errno, Io, Memory, Op, OpKind};
+use crate::disk::{Disk, DiskError, Errno, Flight, Memory, OpKind};
 use crate::units::{Sector, Sectors};
 
 /// The kinds of requests to a target, which are fewer than a disk's kinds of operations
@@ -125,18 +128,33 @@ pub(crate) fn payload(request: &Request, offset: Sectors) -> Memory {
     request.memory.advanced(offset.bytes())
 }
 
-/// The operation of a request that passes through a target unchanged.
+/// The operation of a request that passes through a target unchanged, in flight.
+#[must_use = "an operation whose result is ignored has not been checked"]
+pub(crate) struct PassThrough<'a> {
+    flight: Flight<'a>,
+    request: &'a Request,
+}
+
+/// Starts the operation of a request that passes through a target unchanged.
 #[inline]
-pub(crate) fn pass_through(disk: &Disk, request: &Request) -> Io {
+pub(crate) fn pass_through<'a>(disk: &'a Disk, request: &'a Request) -> PassThrough<'a> {
     let kind = match request.kind {
         // As in [`Disk::write`].
         RequestKind::Write { fua } => OpKind::Write { fua: fua && disk.limits().volatile_cache },
         kind => kind.into(),
     };
-    disk.start(Op {
-        kind,
-        sector: request.sector,
-        count: request.count,
-        memory: payload(request, Sectors(0)),
-    })
+    let (sector, count, memory) = (request.sector, request.count, payload(request, Sectors(0)));
+    PassThrough { flight: disk.begin(kind, sector, count, memory), request }
+}
+
+impl Future for PassThrough<'_> {
+    type Output = Result<(), DiskError>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let PassThrough { flight, request } = &mut *self;
+        let Request { kind, sector, count, .. } = request;
+        let result = Pin::new(&mut *flight).poll(cx);
+        result.map_err(|errno| flight.error((*kind).into(), *sector, *count, errno))
+    }
 }

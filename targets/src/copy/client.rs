@@ -9,7 +9,7 @@ use super::budget::Budget;
 use super::job::Job;
 use super::part::{Flags, Part, SLICE_SECTORS};
 use super::throttle::Throttle;
-use crate::disk::{Buffer, Disk, DiskError, Errno, Host, Memory};
+use crate::disk::{Buffer, Disk, DiskError, Errno, FailedOp, Host, Memory};
 use crate::exec::{Executor, WaitQueue};
 use crate::io::IoRegion;
 use crate::units::Sectors;
@@ -290,14 +290,19 @@ fn fill(job: &mut Job, from: u64, count: Sectors, to: &[IoRegion]) -> bool {
 
 /// The outcome of a request that could not be issued: all bits set, as in the kernel.
 fn refused(region: &IoRegion) -> Outcome {
-    let error = DiskError {
+    let error = FailedOp {
         kind: crate::disk::OpKind::Read,
         disk: region.disk.name().clone(),
         sector: region.sector,
         count: region.count,
         errno: Errno::EINVAL,
     };
-    Outcome { read_err: true, write_err: u8::MAX, first_error: Some(error), written: Sectors(0) }
+    Outcome {
+        read_err: true,
+        write_err: u8::MAX,
+        first_error: Some(error.into()),
+        written: Sectors(0),
+    }
 }
 
 fn outcome(job: &Job) -> Outcome {

@@ -6,7 +6,7 @@
 use super::budget::Budget;
 use super::job::Job;
 use super::part::{Flags, SLICE_SECTORS, start_write};
-use crate::disk::Disk;
+use crate::disk::{Disk, OpKind};
 use crate::units::{Sector, Sectors};
 
 impl Job {
@@ -19,8 +19,10 @@ impl Job {
         };
         self.written = Sectors(0);
         let (mut written, mut readable) = (count, true);
-        if let Err(error) = source.read(from, count, buffer.at(0)).await {
-            self.read_error.get_or_insert(error);
+        let (kind, memory) = (OpKind::Read, buffer.at(0));
+        let mut read = source.begin(kind, from, count, memory);
+        if let Err(errno) = (&mut read).await {
+            self.read_error.get_or_insert(read.error(kind, from, count, errno));
             readable = flags.ignore_error;
             // As in dm-io: unreadable data is written as zeroes.
             buffer.at(0).clear(0, count.bytes());

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::disk::{Disk, DiskError, Errno, Limits, OpKind};
+use crate::disk::{Disk, DiskError, Errno, FailedOp, Limits, OpKind};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, pass_through};
 use crate::units::{Sector, Sectors};
@@ -66,7 +66,8 @@ impl Linear {
         }
         let start = if mutant::is(Mutant::LinearOffsetDropped) { Sector(0) } else { self.start };
         let sector = start.plus(Sectors(request.sector.0));
-        Ok(pass_through(&self.disk, &Request { kind, sector, ..request.clone() }).await?)
+        let moved = Request { kind, sector, ..request.clone() };
+        Ok(pass_through(&self.disk, &moved).await?)
     }
 
     /// The error of a request beyond the device's end. The kernel sends none; the sectors there
@@ -78,6 +79,6 @@ impl Linear {
             RequestKind::Discard => OpKind::Discard,
         };
         let (disk, sector, count) = (self.disk.name().clone(), request.sector, request.count);
-        DiskError { kind, disk, sector, count, errno: Errno::EIO }
+        FailedOp { kind, disk, sector, count, errno: Errno::EIO }.into()
     }
 }

@@ -6,7 +6,7 @@
 use super::leg_set::LegSet;
 use super::legs::Failure;
 use super::target::{Mirror, State};
-use crate::disk::{DiskError, Errno, OpKind};
+use crate::disk::{DiskError, Errno, FailedOp, OpKind};
 use crate::request::{Request, TargetError, payload};
 use crate::units::{RegionIndex, Sector, Sectors};
 
@@ -73,12 +73,7 @@ impl Mirror {
 
     fn no_leg(&self, sector: Sector, count: Sectors) -> DiskError {
         let (disk, sector) = self.place(0, sector);
-        DiskError {
-            kind: OpKind::Read,
-            disk: disk.name().clone(),
-            sector,
-            count,
-            errno: Errno::EIO,
-        }
+        let (kind, disk, errno) = (OpKind::Read, disk.name().clone(), Errno::EIO);
+        FailedOp { kind, disk, sector, count, errno }.into()
     }
 }

@@ -10,7 +10,7 @@ use super::leg_set::LegSet;
 use super::legs::{Failure, Verdict};
 use super::regions::{Access, Regions, Span};
 use super::target::{LegParts, Mirror, Phase, State};
-use crate::disk::{DiskError, Errno, Io, Memory, Op, OpKind};
+use crate::disk::{DiskError, Errno, FailedOp, Io, Memory, Op, OpKind};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, payload};
 use crate::units::{RegionIndex, Sector, Sectors};
@@ -341,14 +341,15 @@ impl Mirror {
 
     /// The error of a request that the mirror as a whole failed: `EIO`, whatever the disk's errno.
     pub(super) fn eio(&self, error: Option<DiskError>) -> TargetError {
-        let unknown = || DiskError {
+        let unknown = || FailedOp {
             kind: OpKind::Write { fua: false },
             disk: self.disks.borrow()[0].disk.name().clone(),
             sector: Sector(0),
             count: Sectors(0),
             errno: Errno::EIO,
         };
-        TargetError::Disk(DiskError { errno: Errno::EIO, ..error.unwrap_or_else(unknown) })
+        let failed = error.map_or_else(unknown, |error| FailedOp::clone(&error));
+        TargetError::Disk(FailedOp { errno: Errno::EIO, ..failed }.into())
     }
 
     /// Holds a request until the mirror is suspended or its legs are changed.

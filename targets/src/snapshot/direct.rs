@@ -7,13 +7,15 @@
 use super::exceptions::{MAX_PENDING, PendingId, ReadStep, WriteStep};
 use super::format::Record;
 use super::target::Snapshot;
-use crate::disk::{DiskError, Io};
+use crate::disk::{DiskError, Flight, OpKind};
 use crate::request::{Request, RequestKind, TargetError, payload};
-use crate::units::{Chunk, Sectors};
+use crate::units::{Chunk, Sector, Sectors};
 
 /// A request that has been started.
-struct Direct {
-    io: Io,
+struct Direct<'a> {
+    flight: Flight<'a>,
+    /// Where on its disk.
+    at: Sector,
     end: End,
 }
 
@@ -31,8 +33,10 @@ enum End {
 impl Snapshot {
     /// Carries a request out. When this returns, nothing of the request is in flight any more.
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
-        if let Some(direct) = self.begin_direct(request) {
-            let result = direct.io.await;
+        if let Some(mut direct) = self.begin_direct(request) {
+            let result = (&mut direct.flight).await.map_err(|errno| {
+                direct.flight.error(request.kind.into(), direct.at, request.count, errno)
+            });
             return match direct.end {
                 End::Nothing => Ok(result?),
                 End::Read(key) => self.end_read(key, result),
@@ -57,7 +61,7 @@ impl Snapshot {
     /// Starts a request that is one operation. All others, and those that fail, are for `read` and
     /// `write`.
     #[inline]
-    fn begin_direct(&self, request: &Request) -> Option<Direct> {
+    fn begin_direct(&self, request: &Request) -> Option<Direct<'_>> {
         let (chunk, count) = self.piece(request.sector, request.count);
         if count < request.count {
             return None;
@@ -69,7 +73,7 @@ impl Snapshot {
         }
     }
 
-    fn begin_read(&self, request: &Request, chunk: Chunk) -> Option<Direct> {
+    fn begin_read(&self, request: &Request, chunk: Chunk) -> Option<Direct<'_>> {
         let step = self.state.borrow().before_snapshot_read(chunk);
         let (disk, at, end) = match step {
             ReadStep::Fail => return None,
@@ -79,12 +83,13 @@ impl Snapshot {
                 (&self.origin, request.sector, End::Read(key))
             }
         };
-        let io = disk.read(at, request.count, payload(request, Sectors(0)));
-        Some(Direct { io, end })
+        let (kind, memory) = (OpKind::Read, payload(request, Sectors(0)));
+        let flight = disk.begin(kind, at, request.count, memory);
+        Some(Direct { flight, at, end })
     }
 
     /// A write to a chunk that is on the COW, or of a whole one.
-    fn begin_write(&self, request: &Request, chunk: Chunk, fua: bool) -> Option<Direct> {
+    fn begin_write(&self, request: &Request, chunk: Chunk, fua: bool) -> Option<Direct<'_>> {
         let (new, created) = {
             let mut state = self.state.borrow_mut();
             match state.before_snapshot_write(chunk) {
@@ -101,13 +106,15 @@ impl Snapshot {
         };
         let (at, memory) = (self.in_cow(new, request.sector), payload(request, Sectors(0)));
         // The flush before the record covers fresh data.
-        let io = self.cow.write(at, request.count, memory, fua && created.is_none());
+        let fua_now = fua && created.is_none() && self.cow.limits().volatile_cache;
+        let kind = OpKind::Write { fua: fua_now };
+        let flight = self.cow.begin(kind, at, request.count, memory);
         let end = match created {
             _ if fua => End::Durable(created),
             Some(id) => End::Create(id),
             None => End::Nothing,
         };
-        Some(Direct { io, end })
+        Some(Direct { flight, at, end })
     }
 
     async fn end_durable(
