@@ -81,7 +81,7 @@ struct Inner {
     free: RefCell<Vec<u32>>,
     live: Cell<usize>,
     /// The woken tasks that are not in the wakers' list any more, in the order of the wakes.
-    ready: RefCell<Vec<u32>>,
+    ready: RefCell<Vec<Rc<Slot>>>,
 }
 
 /// A single-threaded set of tasks. Clones share the set.
@@ -159,8 +159,8 @@ impl Executor {
         if position >= self.ready() {
             return false;
         }
-        let index = self.inner.ready.borrow_mut().remove(position);
-        self.run(index);
+        let slot = self.inner.ready.borrow_mut().remove(position);
+        self.run(&slot);
         true
     }
 
@@ -174,14 +174,14 @@ impl Executor {
         let (slots, mut ready) = (self.inner.slots.borrow(), self.inner.ready.borrow_mut());
         let first = ready.len();
         while index != END {
-            ready.push(index);
-            index = slots[index as usize].shared.before.load(Ordering::Relaxed);
+            let slot = &slots[index as usize];
+            index = slot.shared.before.load(Ordering::Relaxed);
+            ready.push(slot.clone());
         }
         ready[first..].reverse();
     }
 
-    fn run(&self, index: u32) {
-        let slot = self.inner.slots.borrow()[index as usize].clone();
+    fn run(&self, slot: &Slot) {
         // What was done before a wake that found the task queued is visible to its next run.
         slot.shared.queued.swap(false, Ordering::AcqRel);
         let mut task = slot.task.borrow_mut();
@@ -189,7 +189,7 @@ impl Executor {
         let Some(running) = task.as_mut() else { return };
         if running.as_mut().poll(&mut Context::from_waker(&slot.waker)).is_ready() {
             *task = None;
-            self.inner.free.borrow_mut().push(index);
+            self.inner.free.borrow_mut().push(slot.shared.index);
             self.inner.live.set(self.inner.live.get() - 1);
         }
     }
@@ -198,7 +198,7 @@ impl Executor {
     pub fn run_ready(&self) {
         while self.ready() > 0 {
             let mut pass = self.inner.ready.take();
-            pass.drain(..).for_each(|index| self.run(index));
+            pass.drain(..).for_each(|slot| self.run(&slot));
             let mut ready = self.inner.ready.borrow_mut();
             if ready.is_empty() {
                 *ready = pass; // its memory is used again
