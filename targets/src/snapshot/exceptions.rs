@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 
 use super::format::Record;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Place};
 use super::reads::Reads;
 use super::recording::Recording;
 use crate::hash::NumberTable as Table;
@@ -119,6 +119,8 @@ pub(super) struct Slot {
     pub(super) number: u64,
     /// An origin write waits for it: it cannot be given up.
     pub(super) for_origin: bool,
+    /// Where its chunk goes among the complete ones.
+    pub(super) place: Place,
 }
 
 impl Slot {
@@ -263,6 +265,7 @@ impl Exceptions {
                 generation: 0,
                 number: 0,
                 for_origin: false,
+                place: Place::default(),
             });
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
@@ -270,6 +273,7 @@ impl Exceptions {
         entry.record = record;
         entry.stage = Stage::Copying;
         entry.for_origin = false;
+        entry.place = self.complete.place_of(record.old);
         entry.number = self.recording.begin();
         self.pending.insert(record.old.0, slot);
         self.order.push_back(slot);
@@ -316,9 +320,10 @@ impl Exceptions {
         } else {
             self.order.pop_front()?
         };
-        let Slot { record, stage, number, .. } = self.slots[slot as usize];
+        let Slot { record, stage, number, place, .. } = self.slots[slot as usize];
         if stage != Stage::Journaled {
-            self.complete.insert(record.old, record.new); // journaled ones are there already
+            // Journaled ones are there already.
+            self.complete.insert_near(place, record.old, record.new);
         }
         self.recording.recorded_to = number + 1;
         self.release(slot);

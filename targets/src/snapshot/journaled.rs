@@ -27,10 +27,10 @@ impl Exceptions {
         }
         let slot = &mut self.slots[id.slot as usize];
         slot.stage = Stage::Journaled;
-        let (record, number) = (slot.record, slot.number);
+        let (record, number, place) = (slot.record, slot.number, slot.place);
         self.recording.journaled += 1;
         self.recording.journaled_to = self.recording.journaled_to.max(number + 1);
-        self.complete.insert(record.old, record.new);
+        self.complete.insert_near(place, record.old, record.new);
         Some(record)
     }
 

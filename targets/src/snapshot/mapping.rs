@@ -7,7 +7,10 @@
 //! insertion moves at most one leaf. A hash table would save some search steps, but it is half
 //! empty after each doubling, blocks every request while it doubles, and has no runs.
 
+mod place;
 mod remove;
+
+use std::cell::Cell;
 
 use crate::units::{Chunk, CowChunk};
 
@@ -115,9 +118,19 @@ impl Portion {
     }
 }
 
+/// Where a chunk goes that is not mapped: a leaf, and a position in it. The map may have changed
+/// since, so it is a hint.
+#[derive(Clone, Copy, Default)]
+pub struct Place {
+    leaf: usize,
+    position: usize,
+}
+
 /// The chunks that are in the COW.
 #[derive(Default)]
 pub struct Mapping {
+    /// The chunk that was not found last, and its place: it is nearly always the next to be added.
+    missed: Cell<(u64, Place)>,
     /// The first chunk of each leaf.
     firsts: Vec<u64>,
     leaves: Vec<Vec<Run>>,
@@ -146,8 +159,14 @@ impl Mapping {
     /// The COW chunk of an origin chunk.
     pub fn get(&self, chunk: Chunk) -> Option<CowChunk> {
         let (leaf, position) = self.find(chunk.0);
-        let run = self.leaves.get(leaf)?.get(position.checked_sub(1)?)?;
-        (chunk.0 < run.end()).then(|| CowChunk(run.cow() + (chunk.0 - run.old)))
+        let run = self.leaves.get(leaf).and_then(|runs| runs.get(position.checked_sub(1)?));
+        match run {
+            Some(run) if chunk.0 < run.end() => Some(CowChunk(run.cow() + (chunk.0 - run.old))),
+            _ => {
+                self.missed.set((chunk.0, Place { leaf, position }));
+                None
+            }
+        }
     }
 
     /// Appends a portion behind all present chunks; returns `false` if it has a chunk twice.
@@ -185,8 +204,14 @@ impl Mapping {
 
     /// Adds a chunk; returns `false`, and changes nothing, if it is mapped already.
     pub fn insert(&mut self, old: Chunk, new: CowChunk) -> bool {
+        self.insert_near(Place::default(), old, new)
+    }
+
+    /// The same for a chunk that was not found before, and its place then.
+    pub fn insert_near(&mut self, place: Place, old: Chunk, new: CowChunk) -> bool {
         let run = Run::one(old.0, new.0);
-        let (leaf, position) = self.find(old.0);
+        let (leaf, position) =
+            if self.fits(old.0, place) { (place.leaf, place.position) } else { self.find(old.0) };
         if self.leaves.is_empty() {
             self.firsts.push(run.old);
             self.leaves.push(Vec::new());
@@ -303,13 +328,20 @@ mod tests {
         ) {
             let (mut mapping, mut model, mut next) = (Mapping::default(), BTreeMap::new(), 2);
             for (start, len, down) in ops {
-                for step in 0..len {
-                    let old = if down { start + len - step } else { start + step };
-                    let fresh = !model.contains_key(&old);
+                let old = |step| if down { start + len - step } else { start + step };
+                // All are looked for before the first of them is added.
+                let place = |step| {
+                    mapping.get(Chunk(old(step)));
+                    mapping.place_of(Chunk(old(step)))
+                };
+                let places: Vec<Place> = (0..len).map(place).collect();
+                for (step, place) in (0..len).zip(places) {
+                    let fresh = !model.contains_key(&old(step));
                     if fresh {
-                        model.insert(old, next);
+                        model.insert(old(step), next);
                     }
-                    prop_assert_eq!(mapping.insert(Chunk(old), CowChunk(next)), fresh);
+                    let (chunk, new) = (Chunk(old(step)), CowChunk(next));
+                    prop_assert_eq!(mapping.insert_near(place, chunk, new), fresh);
                     next += 1;
                 }
             }
