@@ -164,7 +164,11 @@ impl World {
     }
 
     fn end(&mut self, region: u64) {
-        self.regions.end_write(Span::one(RegionIndex(region)), self.now_ms);
+        let entry = self.regions.index.get(&region).copied().filter(|_| region % 2 == 0);
+        match entry {
+            Some(entry) => self.regions.end_one(RegionIndex(region), entry, self.now_ms),
+            None => self.regions.end_write(Span::one(RegionIndex(region)), self.now_ms),
+        };
         self.at(region).pending -= 1;
         let (flush_failed, logged) = (self.regions.flush_failed, self.logged);
         let it = self.at(region);

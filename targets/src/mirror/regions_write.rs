@@ -26,13 +26,14 @@ impl Regions {
     }
 
     /// The same for one region, as nearly all writes are, with one look for its entry. Returns its
-    /// access and the batch; `None`, and begins nothing, if the write has to wait.
+    /// access, the batch, and the entry for [`Regions::end_one`]; `None`, and begins nothing, if the
+    /// write has to wait.
     pub fn begin_one(
         &mut self,
         region: RegionIndex,
         mark: u64,
         marked: impl FnMut(RegionIndex),
-    ) -> Option<(Access, u64)> {
+    ) -> Option<(Access, u64, u32)> {
         if self.index.len() >= Self::MAX_ENTRIES {
             return None;
         }
@@ -42,7 +43,7 @@ impl Regions {
         }
         let in_sync = self.in_sync.get(region.0);
         let access = if in_sync { Access::InSync } else { Access::OutOfSync };
-        Some((access, self.begin_in(region.0, slot, mark, marked)))
+        Some((access, self.begin_in(region.0, slot, mark, marked), slot))
     }
 
     fn begin_in(
@@ -67,26 +68,40 @@ impl Regions {
     pub fn end_write(&mut self, span: Span, now_ms: u64) -> Wake {
         let mut wake = Wake::default();
         for region in span.numbers() {
-            let Some(slot) = self.index.get(&region).copied() else { continue };
-            if !self.logged && self.in_sync.get(region) {
-                self.unflushed.add(region);
+            if let Some(slot) = self.index.get(&region).copied() {
+                self.end_in(region, slot, now_ms, &mut wake);
             }
-            let entry = &mut self.entries[slot as usize];
-            entry.pending = entry.pending.saturating_sub(1);
-            entry.touched_ms = now_ms;
-            if entry.pending > 0 {
-                continue;
-            }
-            wake.drained |= entry.withheld;
-            if mutant::is(Mutant::NoSyncBecomesClean) && self.in_sync.put(region, true) {
-                self.in_sync_count += 1;
-                self.dirty += 1;
-            }
-            if self.flush_failed {
-                self.lose(region);
-            }
-            self.retire(region, slot, now_ms, &mut wake);
         }
         wake
+    }
+
+    /// The same for a write of one region and its entry, which is there as long as the write is.
+    pub fn end_one(&mut self, region: RegionIndex, slot: u32, now_ms: u64) -> Wake {
+        let mut wake = Wake::default();
+        self.end_in(region.0, slot, now_ms, &mut wake);
+        wake
+    }
+
+    #[inline]
+    fn end_in(&mut self, region: u64, slot: u32, now_ms: u64, wake: &mut Wake) {
+        if !self.logged && self.in_sync.get(region) {
+            self.unflushed.add(region);
+        }
+        let entry = &mut self.entries[slot as usize];
+        debug_assert_eq!(entry.region, region);
+        entry.pending = entry.pending.saturating_sub(1);
+        entry.touched_ms = now_ms;
+        if entry.pending > 0 {
+            return;
+        }
+        wake.drained |= entry.withheld;
+        if mutant::is(Mutant::NoSyncBecomesClean) && self.in_sync.put(region, true) {
+            self.in_sync_count += 1;
+            self.dirty += 1;
+        }
+        if self.flush_failed {
+            self.lose(region);
+        }
+        self.retire(region, slot, now_ms, wake);
     }
 }

@@ -26,6 +26,8 @@ struct Stretch {
     in_sync: bool,
     /// The log batch that marks its regions.
     batch: u64,
+    /// The entry of its region, if it has only one.
+    entry: Option<u32>,
 }
 
 /// What the next part of a write has to do.
@@ -139,9 +141,9 @@ impl Mirror {
         let (first, last) = (self.region_of(sector), self.region_of(Sector(sector.0 + left.0 - 1)));
         let (mark, marked) = (self.log.collecting(), |region| self.log.mark(region));
         let begun = if first == last { regions.begin_one(first, mark, marked) } else { None };
-        if let Some((access, batch)) = begun {
-            let (span, in_sync) = (Span::one(first), access == Access::InSync);
-            return Plan::Go(Stretch { span, sector, offset, count: left, in_sync, batch });
+        if let Some((access, batch, entry)) = begun {
+            let (span, in_sync, entry) = (Span::one(first), access == Access::InSync, Some(entry));
+            return Plan::Go(Stretch { span, sector, offset, count: left, in_sync, batch, entry });
         }
         let most = if mutant::is(Mutant::SpanUnbounded) { u64::MAX } else { Regions::MAX_SPAN };
         let last = RegionIndex(last.0.min(first.0.saturating_add(most - 1)));
@@ -154,7 +156,8 @@ impl Mirror {
         }
         let batch = regions.begin_write(span, mark, marked);
         let count = self.until_end_of(RegionIndex(first.0 + span.count - 1), sector, left);
-        Plan::Go(Stretch { span, sector, offset, count, in_sync: access == Access::InSync, batch })
+        let (in_sync, entry) = (access == Access::InSync, None);
+        Plan::Go(Stretch { span, sector, offset, count, in_sync, batch, entry })
     }
 
     async fn until_released(&self, region: RegionIndex) {
@@ -246,7 +249,13 @@ impl Mirror {
     fn end(&self, stretch: &Stretch) {
         // The time is used only for cleaning, which a log in memory does not need.
         let now_ms = if self.log.on_disk() { self.host.now_ms() } else { 0 };
-        let wake = self.state.borrow_mut().regions.end_write(stretch.span, now_ms);
+        let wake = {
+            let regions = &mut self.state.borrow_mut().regions;
+            match stretch.entry {
+                Some(entry) => regions.end_one(stretch.span.first, entry, now_ms),
+                None => regions.end_write(stretch.span, now_ms),
+            }
+        };
         self.wake(wake);
     }
 
