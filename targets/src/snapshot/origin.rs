@@ -310,6 +310,7 @@ impl Origin {
     /// Asks every snapshot about every chunk of a range. Creates the missing exceptions, with their
     /// copies, and returns the last obstacle met; there is none, and no exception was
     /// created, if every snapshot lets the range pass.
+    #[inline(never)] // a future that has all of this keeps little of its state in registers
     fn decide(
         &self,
         sector: Sector,

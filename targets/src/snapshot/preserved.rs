@@ -90,6 +90,12 @@ impl Preserved {
     /// Whether all that a range touches is preserved.
     pub(super) fn has(&self, sector: Sector, count: Sectors) -> bool {
         let Some(grain) = self.grain else { return false };
+        if grain.offset_of(sector).0 + count.0 <= grain.sectors().0 {
+            // One grain, as nearly always.
+            let grain = grain.chunk_of(sector).0;
+            let known = self.words[self.place(grain / GRAINS)];
+            return known.number == grain / GRAINS && known.bits >> (grain % GRAINS) & 1 == 1;
+        }
         let (first, mut later) = Preserved::words_of(grain, sector, count);
         self.knows(first) && later.all(|touched| self.knows(touched))
     }
