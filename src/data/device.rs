@@ -4,7 +4,7 @@
 //! Rule kept here: no request ends with `EAGAIN`, which the kernel does not treat as a disk error:
 //! it gets `EIO` instead.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use dm_targets::device::Device;
@@ -33,7 +33,7 @@ pub struct ServedDevice {
     device: Rc<Device>,
     queues: Vec<Rc<Queue>>,
     ring: Ring,
-    stats: Cell<DeviceStats>,
+    stats: RefCell<DeviceStats>,
     durations: RefCell<Durations>,
 }
 
@@ -51,7 +51,7 @@ impl ServedDevice {
             device,
             queues,
             ring: ring.clone(),
-            stats: Cell::default(),
+            stats: RefCell::default(),
             durations: RefCell::default(),
         });
         for queue in &served.queues {
@@ -72,7 +72,7 @@ impl ServedDevice {
 
     /// The device's I/O counters.
     pub fn stats(&self) -> DeviceStats {
-        self.stats.get()
+        *self.stats.borrow()
     }
 
     /// How long its requests have taken.
@@ -103,19 +103,21 @@ impl ServedDevice {
         let result = self.device.pass(request).await;
         let ns = self.ring.round_ns().saturating_sub(descriptor.arrived_ns);
         self.durations.borrow_mut().add(request.kind, ns);
-        let mut stats = self.stats.get();
+        let mut stats = self.stats.borrow_mut();
         let bytes = request.count.bytes();
         match request.kind {
             RequestKind::Read => {
-                (stats.reads, stats.read_bytes) = (stats.reads + 1, stats.read_bytes + bytes)
+                stats.reads += 1;
+                stats.read_bytes += bytes;
             }
             RequestKind::Write { .. } => {
-                (stats.writes, stats.write_bytes) = (stats.writes + 1, stats.write_bytes + bytes)
+                stats.writes += 1;
+                stats.write_bytes += bytes;
             }
             RequestKind::Flush => stats.flushes += 1,
             RequestKind::Discard => stats.discards += 1,
         }
-        let outcome = match result {
+        match result {
             // Reads and writes return their full length; the others return 0, because byte counts
             // could overflow.
             Ok(()) => match request.kind {
@@ -140,9 +142,7 @@ impl ServedDevice {
                     errno => -errno,
                 }
             }
-        };
-        self.stats.set(stats);
-        outcome
+        }
     }
 }
 
