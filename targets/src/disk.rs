@@ -195,7 +195,7 @@ impl Disk {
 
     /// The operation is put together here, where the backend takes it: each step that it is passed
     /// on before would copy it.
-    #[inline(never)]
+    #[inline]
     fn submit(&self, kind: OpKind, sector: Sector, count: Sectors, memory: Memory) -> IoState {
         let op = Op { kind, sector, count, memory };
         // No `match`: its jump table costs more than the two kinds that nearly all are.
