@@ -26,8 +26,8 @@ impl Regions {
     }
 
     /// The same for one region, as nearly all writes are, with one look for its entry. Returns its
-    /// access, the batch, and the entry for [`Regions::end_one`]; `None`, and begins nothing, if the
-    /// write has to wait.
+    /// access, the batch, and the entry for [`Regions::end_one`]; `None`, and begins nothing, if
+    /// the write has to wait.
     pub fn begin_one(
         &mut self,
         region: RegionIndex,
