@@ -6,6 +6,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -71,6 +72,11 @@ pub fn remove(path: &Path, least_age: Duration) -> io::Result<bool> {
         file => file?,
     };
     if !is_empty(path, least_age)? || sys::lock(&file, true).is_err() {
+        return Ok(false);
+    }
+    // A server replaces a journal before it locks it: this one may be another file by now.
+    let (own, now) = (file.metadata()?, fs::metadata(path)?);
+    if (own.dev(), own.ino()) != (now.dev(), now.ino()) {
         return Ok(false);
     }
     fs::remove_file(path)?;
