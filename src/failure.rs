@@ -306,6 +306,19 @@ pub fn wrong_usage(message: impl Into<String>) -> Failure {
     Failure::new(Kind::Usage, message)
 }
 
+/// A message as one line without control characters.
+pub fn one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len());
+    for letter in message.chars() {
+        match letter {
+            '\n' => line.push(' '),
+            letter if letter.is_control() => line.extend(letter.escape_default()),
+            letter => line.push(letter),
+        }
+    }
+    line
+}
+
 mod about;
 mod targets;
 #[cfg(test)]

@@ -13,7 +13,6 @@ mod machine;
 
 use std::process::{Command, ExitCode};
 use std::thread::sleep;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -23,19 +22,16 @@ use super::client::{Known, require_root};
 use super::json;
 use super::reap;
 use super::recover;
-use super::terminal::{complain, one_line, print};
+use super::terminal::{complain, print};
 use super::up;
 use super::verdict::verdict;
-use crate::failure::{Failure, Reason};
+use crate::failure::{Failure, Reason, one_line};
 use crate::protocol::RunState;
 use crate::rundir::RunDir;
 use crate::ublk::Control;
 
 /// The exit code if there is a problem: examined and found bad.
 const FOUND_BAD: u8 = 3;
-
-/// How long after a first look a second one is taken: many times what the kernel needs.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// The object that `--json` prints for a finding.
 #[derive(Serialize)]
@@ -108,7 +104,7 @@ fn examine() -> Vec<Finding> {
 fn known(rundir: &RunDir) -> Result<Known, Failure> {
     let known = Known::of(rundir)?;
     if known.devices().iter().any(|device| device.object.state == RunState::Dead) {
-        sleep(SECOND_LOOK);
+        sleep(reap::SECOND_LOOK);
         return Known::of(rundir);
     }
     Ok(known)

@@ -28,8 +28,9 @@ use crate::ublk::{Control, DeviceState, apart, device};
 pub(super) const LEAST_AGE: Duration = Duration::from_secs(120);
 
 /// How long after a first look a second one is taken: a server that deletes a device has no record
-/// of it and no disk for a moment.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// of it and no disk for a moment, and the kernel shows a device as served for a moment after its
+/// server has died.
+pub(super) const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// A device that has no disk, and that no file knows of.
 pub(super) struct NeverStarted(DeviceRef);

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustix::io::Errno;
 
 use super::json;
-use crate::failure::{Failure, wrong_usage};
+use crate::failure::{Failure, one_line, wrong_usage};
 use crate::sys::stdout::was_closed;
 
 /// What was being done when stdout could not be written.
@@ -72,19 +72,6 @@ pub fn complain(why: &Failure) {
 /// Reports that the command line is wrong.
 pub fn refuse_usage(line: String) {
     complain(&wrong_usage(line));
-}
-
-/// A message as one line without control characters.
-pub fn one_line(message: &str) -> String {
-    let mut line = String::with_capacity(message.len());
-    for letter in message.chars() {
-        match letter {
-            '\n' => line.push(' '),
-            letter if letter.is_control() => line.extend(letter.escape_default()),
-            letter => line.push(letter),
-        }
-    }
-    line
 }
 
 /// A progress bar on a terminal, a hidden one elsewhere and with `--json`.

@@ -141,7 +141,7 @@ fn encoded(name: &str) -> String {
     let is_plain = |letter: char| {
         !letter.is_ascii() || letter.is_ascii_alphanumeric() || PLAIN.contains(letter)
     };
-    // These two are directories.
+    // These two are directories. (Earlier versions took them for names.)
     let is_directory = [".", ".."].contains(&name);
     let in_link = |letter: char| match letter {
         letter if is_plain(letter) && !is_directory => letter.to_string(),

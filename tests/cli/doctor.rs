@@ -59,6 +59,26 @@ fn lines_that_cannot_be_used_are_found() {
     assert_eq!(missing["fixed"], false);
 }
 
+/// A line with force may overwrite something: `--fix` leaves it to a person.
+#[test]
+fn what_is_forced_is_not_brought_up() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    let tab = "f \"0 8 linear /dev/none 0\" timeout=0,force\n\
+               o \"0 8 snapshot /dev/none /dev/nope P 8\" timeout=0,other-origin\n\
+               v \"0 8 linear /dev/none 0\" timeout=0\n";
+    fs::write(dir.path().join("tab"), tab).expect("writable");
+    let mut command = ublk_dm(&dir.path().join("run"));
+    command.env("UBLK_DM_TAB", dir.path().join("tab"));
+    let output = command.args(["doctor", "--fix"]).output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    for (name, is_tried) in [("f", false), ("o", false), ("v", true)] {
+        assert_eq!(said.contains(&format!("ublk-dm up {name}")), is_tried, "{name}: {said}");
+    }
+}
+
 #[test]
 fn there_is_nothing_to_reap_without_devices() {
     if !is_root() {

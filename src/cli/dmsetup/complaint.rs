@@ -6,8 +6,7 @@
 
 use std::io::{self, Write};
 
-use crate::cli::terminal::one_line;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, one_line};
 
 /// Says that there is no such device, where dmsetup asks before it acts.
 pub(super) fn absent() -> Failure {

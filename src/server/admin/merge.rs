@@ -150,11 +150,11 @@ impl<M: Machine> Administrator<M> {
         }
         let len = |id: &u32| self.devices.get(id).map(|entry| entry.spec.table.len);
         if len(&id) != len(&origin) {
+            let shorter = if len(&id) < len(&origin) { &state.name } else { name };
             return Err(format!(
-                "it is not as long as its origin's device {name}, which has another size since: \
-                 `ublk-dm resize {}` makes it as long; or delete both, and merge it with a table \
-                 of its own length (`ublk-dm create NAME --table`)",
-                state.name
+                "it is not as long as its origin's device {name}: `ublk-dm resize {shorter}` makes \
+                 the shorter one longer; or delete both, and merge it with a table of its own \
+                 length (`ublk-dm create NAME --table`)"
             )
             .into());
         }

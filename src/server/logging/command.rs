@@ -6,6 +6,8 @@ use std::io::Write;
 use env_logger::Logger;
 use log::{Level, LevelFilter, Record};
 
+use crate::failure::one_line;
+
 /// What the lines of a command look like on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
@@ -61,7 +63,8 @@ fn plain(level: Level, message: &str) -> String {
         Level::Debug => "debug",
         Level::Trace => "trace",
     };
-    format!("ublk-dm: {word}: {}", message.replace('\n', " "))
+    // It may contain what a user has written, as an error may.
+    format!("ublk-dm: {word}: {}", one_line(message))
 }
 
 #[cfg(test)]
@@ -72,7 +75,7 @@ mod tests {
     fn a_line_of_a_command_looks_like_an_error() {
         let line = plain(Level::Warn, "s: its COW\nis lost");
         assert_eq!(line, "ublk-dm: warning: s: its COW is lost");
-        assert_eq!(plain(Level::Error, "m: x"), "ublk-dm: error: m: x");
+        assert_eq!(plain(Level::Error, "m: \u{1b}[1m"), "ublk-dm: error: m: \\u{1b}[1m");
         assert_eq!(Look::of_text(true), Look::Full);
     }
 }

@@ -93,8 +93,7 @@ impl Preserved {
         if grain.offset_of(sector).0 + count.0 <= grain.sectors().0 {
             // One grain, as nearly always.
             let grain = grain.chunk_of(sector).0;
-            let known = self.words[self.place(grain / GRAINS)];
-            return known.number == grain / GRAINS && known.bits >> (grain % GRAINS) & 1 == 1;
+            return self.knows(Word { number: grain / GRAINS, bits: 1 << (grain % GRAINS) });
         }
         let (first, mut later) = Preserved::words_of(grain, sector, count);
         self.knows(first) && later.all(|touched| self.knows(touched))

@@ -358,6 +358,20 @@ fn a_merge_is_not_resized() {
     refused(&mut town, What::Origin, None, "a snapshot is being merged into it").unwrap();
 }
 
+/// The shorter one of a snapshot and its origin's device is the one that can grow.
+#[test]
+fn a_merge_of_two_lengths_names_the_device_to_resize() {
+    for (longer, shorter) in [(What::Origin, SNAP), (SNAP, What::Origin)] {
+        let mut town = town((What::Origin, &[0]));
+        resize(&mut town, longer, None).unwrap();
+        let why = town.merge(SNAP, false).unwrap_err();
+        let name = town.recorded(shorter).unwrap().name;
+        assert!(why.contains(&format!("`ublk-dm resize {name}`")), "{shorter:?}: {why}");
+        resize(&mut town, shorter, None).unwrap();
+        town.merge(SNAP, false).unwrap();
+    }
+}
+
 /// A snapshot that has grown is as long as its origin's device again, and can be merged.
 #[test]
 fn a_snapshot_that_has_grown_can_be_merged() {
