@@ -8,7 +8,8 @@
 //! Rules kept here: I9 (the file is durable before the command that deletes the snapshot ends), and
 //! a file is removed only when its store has been recorded as lost or a snapshot is served from its
 //! COW again. A disk matches a file only if it is known to be the origin or to have bytes of it,
-//! whatever its path: writes to another disk would lose a valid snapshot.
+//! whatever its path: writes to another disk would lose a valid snapshot. A device that is deleted
+//! leaves what it was made of in the files of its snapshots.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::boot_id;
 use super::directory::{RunDir, at};
 use super::durable;
+use super::made_of::MadeOf;
 use crate::protocol::{Cow, KnownDisk, Part, Place};
 use crate::storage::certainly_differ;
 
@@ -43,6 +45,9 @@ pub struct Departure {
     /// The merge that has not ended, if it was one that left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmerged: Option<Unmerged>,
+    /// The origin was a device, which has been deleted, too: it was made of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<MadeOf>,
 }
 
 /// A merge without a device: a part of the snapshot is on its COW only, so the origin's disk alone
@@ -76,13 +81,18 @@ impl Departure {
         unmerged: Option<Unmerged>,
     ) -> Departure {
         let (origin_number, place) = (origin.number, origin.place.clone());
-        Departure { cow, mark_failed, origin_number, place, unmerged }
+        Departure { cow, mark_failed, origin_number, place, unmerged, made_of: None }
     }
 
     /// Whether parts of another disk (all of it if there are none) are bytes of the origin: it is a
-    /// loop device on the origin, or its file, or a partition of it, or has it as a partition.
-    /// `now`: the places can be compared, because this is the boot of the departure.
+    /// loop device on the origin, or its file, or a partition of it, or has it as a partition; or
+    /// the origin, a device, was made of it. `now`: the places can be compared, because this is the
+    /// boot of the departure.
     pub fn is_below(&self, disk: &KnownDisk, parts: &[Part], now: bool) -> bool {
+        let made_of = self.made_of.as_ref().filter(|_| now);
+        if made_of.is_some_and(|made_of| made_of.meets(disk, parts)) {
+            return true;
+        }
         let is_compared = now && !self.place.on.is_empty() && self.place.on == disk.place.on;
         if is_compared {
             let part = |(start, len): &Part| disk.place.part(start.bytes(), len.bytes());

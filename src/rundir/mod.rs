@@ -14,6 +14,7 @@ pub mod journal;
 mod legs;
 mod lock;
 pub mod lost;
+pub mod made_of;
 mod reserved;
 mod server;
 mod state;

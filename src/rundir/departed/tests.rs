@@ -13,7 +13,7 @@ fn departure(id: u8, name: &str, origin: &str) -> Departure {
     let (names, former) = (vec![name.to_owned()], String::new());
     let cow = Cow { store, names, former, number: 7, origin: origin.to_owned() };
     let place = Place::default();
-    Departure { cow, mark_failed: false, origin_number: 3, place, unmerged: None }
+    Departure { cow, mark_failed: false, origin_number: 3, place, unmerged: None, made_of: None }
 }
 
 fn disk(name: &str, number: u64) -> KnownDisk {

@@ -27,6 +27,7 @@ use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{
     DeviceOptions, DeviceRef, DeviceSpec, DeviceState, KnownDisks, OnServerDeath, Reply,
 };
+use crate::rundir::departed::Departure;
 use crate::ublk::device::{BLOCK_PATH, on_server_death};
 use crate::ublk::{DeviceInfo, kernels};
 
@@ -51,8 +52,8 @@ impl<M: Machine> Administrator<M> {
             .and_then(|prepared| self.make(&prepared, id).map(|info| (prepared, info)));
         let (prepared, info) = made.map_err(|why| self.not_passed_on(passed_on.as_ref(), why))?;
         let mut state = prepared.state(&info, "");
-        let note = match self.bring_up(&prepared, &info, name, &mut state, force) {
-            Ok(note) => note,
+        let (note, departed) = match self.bring_up(&prepared, &info, name, &mut state, force) {
+            Ok(brought_up) => brought_up,
             Err(why) => {
                 let new = Unconfirmed { state, target: prepared.target, passed_on };
                 let note = self.undo(new).unwrap_or_else(|left| Some(left.to_string()));
@@ -70,6 +71,7 @@ impl<M: Machine> Administrator<M> {
         let target = self.keep(prepared, info, name);
         self.unconfirmed = Some(Unconfirmed { state, target, passed_on });
         self.has_passed_on();
+        self.take_up(device, &departed);
         // The device was recorded before it could be used. If it cannot be recorded that its store
         // is adopted, that is only a warning.
         self.publish();
@@ -214,7 +216,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Serves the queues of a device that the kernel has added, activates its target and starts it.
     /// What the next server needs is recorded before the device can be used. Returns a note for its
-    /// user.
+    /// user, and the snapshots that had left the device that it is again.
     ///
     /// # Errors
     /// A step fails, or a disk does not answer. The caller undoes the `add`.
@@ -225,14 +227,14 @@ impl<M: Machine> Administrator<M> {
         name: Option<String>,
         state: &mut DeviceState,
         force: bool,
-    ) -> Result<Option<String>, Reason> {
-        self.register(prepared, name, state, force)?;
+    ) -> Result<(Option<String>, Vec<Departure>), Reason> {
+        let departed = self.register(prepared, name, state, force)?;
         let before = self.note_of(prepared)?;
         let served = self.machine.serve(info, &state.name, &prepared.target, false)?;
         self.unless_silent(Errand::on(info.id, "add"), served, |_, _| {})??;
         let note = self.note_of(prepared)?.or(before);
         self.machine.start(info.id, false)?;
-        Ok(note)
+        Ok((note, departed))
     }
 
     /// Refuses the number of a device that another program has deleted and that has not been taken
@@ -248,14 +250,14 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Chooses a name for a new device and records what the next server needs, while no other
-    /// command chooses a name.
+    /// command chooses a name. Returns the snapshots that had left the device that it is again.
     fn register(
         &mut self,
         prepared: &NewDevice<M>,
         name: Option<String>,
         state: &mut DeviceState,
         force: bool,
-    ) -> Result<(), Reason> {
+    ) -> Result<Vec<Departure>, Reason> {
         let _directory = self.machine.records().lock()?;
         let unread = if force { Unread::ByForce } else { Unread::Refused };
         self.refuse_claimed(&prepared.deps, &prepared.spec, unread)?;
@@ -263,6 +265,7 @@ impl<M: Machine> Administrator<M> {
         self.refuse_renumbered(&prepared.spec.table.params.devices(), &prepared.spec.named)?;
         self.refuse_taken_uuid(&prepared.spec)?;
         self.lose_left_out(state)?;
+        let departed = self.find_departed(&prepared.deps, &prepared.spec)?;
         self.lose_departures_on(&prepared.deps, &prepared.spec)?;
         let mut taken = self.machine.records().names_beside()?;
         taken.extend(self.devices.values().map(|entry| entry.name.clone()));
@@ -271,7 +274,7 @@ impl<M: Machine> Administrator<M> {
         if !mutant::is(Mutant::StateAfterStart) {
             self.record(Some(state.clone()))?;
         }
-        Ok(())
+        Ok(departed)
     }
 }
 

@@ -68,6 +68,9 @@ impl<M: Machine> Administrator<M> {
         if let Err(why) = if outlived { self.record_departure(id, true) } else { Ok(()) } {
             log::warn!("{why}");
         }
+        if ours {
+            self.leave_made_of(id);
+        }
         let Removed { closed, is_left } = match self.machine.remove(id, outlived) {
             Ok(removed) => self.removed(id, cookie, removed)?,
             Err(why) => Removed { closed: Err(why), is_left: None },

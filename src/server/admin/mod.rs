@@ -25,6 +25,7 @@ mod left_behind;
 mod levels;
 mod lost;
 pub mod machine;
+mod made_again;
 mod merge;
 mod merging;
 mod mirrored;

@@ -128,6 +128,13 @@ pub enum Mutant {
     OthersLost,
     /// A deleted snapshot of a device is taken for one of the next device on the same disks.
     CarriedAgain,
+    /// What has been written to a device that is made again before it knows of its deleted
+    /// snapshots goes unnoticed.
+    MadeAgainUnlooked,
+    /// A device that is made again counts as the old one before it knows of its deleted snapshots.
+    MadeAgainAtOnce,
+    /// What is written to the disks of a deleted device leaves its deleted snapshots as they are.
+    MadeOfForgotten,
     /// Requests are carried out that come before a device is started that is taken over.
     UsersBeforeStart,
     /// A device gets another table, and snapshots that have left it count as valid.

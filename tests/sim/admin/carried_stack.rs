@@ -188,15 +188,22 @@ impl Stack {
     }
 
     pub fn add(&mut self, part: Part) -> Result<DeviceRef, String> {
-        if !self.town.processes.contains_key(KEY) {
-            if !self.left().is_empty() {
-                return Err("its server has died".to_owned());
-            }
-            let process = Process::start(&self.town.site, KEY).ok_or("no server")?;
-            self.town.processes.insert(KEY, process);
-        }
+        self.begin()?;
         self.add_under(part)?;
         self.add_spec(self.spec(part))
+    }
+
+    /// Starts a server if there is none.
+    pub fn begin(&mut self) -> Result<(), String> {
+        if self.town.processes.contains_key(KEY) {
+            return Ok(());
+        }
+        if !self.left().is_empty() {
+            return Err("its server has died".to_owned());
+        }
+        let process = Process::start(&self.town.site, KEY).ok_or("no server")?;
+        self.town.processes.insert(KEY, process);
+        Ok(())
     }
 
     fn add_spec(&mut self, spec: DeviceSpec) -> Result<DeviceRef, String> {

@@ -75,6 +75,8 @@ pub struct Kernel {
     pub is_old: bool,
     /// The requests that it refuses next, each after a number of accepted ones.
     pub denied: Vec<(Control, u32)>,
+    /// What users send to the next new device as soon as it is live.
+    pub at_once: Vec<Pending>,
 }
 
 impl Kernel {
@@ -139,6 +141,9 @@ impl Kernel {
         self.deny(control, id)?;
         let Some(device) = self.devices.get_mut(&id) else { return Ok(Vec::new()) };
         device.info.state = DeviceState::Live;
+        if !again {
+            device.pending.append(&mut self.at_once);
+        }
         // A request that has ended is not sent again, whether its user has looked or not.
         device.pending.retain(|pending| pending.result.borrow().is_none());
         Ok(device.pending.clone())

@@ -7,6 +7,7 @@ mod awaited;
 mod beside;
 mod between;
 mod carried;
+mod carried_again;
 mod carried_growth;
 mod carried_judge;
 mod carried_lives;

@@ -1,0 +1,104 @@
+//! A device that is deleted and made again, of the same disks by the same table. Snapshots that
+//! have left it are snapshots of the new device, like those of a disk, as long as nobody has
+//! written to the disks in between.
+//!
+//! Rules kept here: I9. While the device is gone its disks are those of the origin
+//! ([`MadeOf`]): whatever this program writes there loses the snapshots. They stay those of a
+//! device that is gone until it is certain that the new one knows of them and nothing has been
+//! written through it before: an end of the server in between makes nothing up.
+
+use super::devices::Deps;
+use super::machine::{Machine, Records, Thread};
+use super::mutant::{self, Mutant};
+use super::state::Administrator;
+use crate::failure::Reason;
+use crate::protocol::{DeviceRef, DeviceSpec, KnownDisk};
+use crate::rundir::departed::Departure;
+use crate::rundir::made_of::MadeOf;
+use crate::ublk::device::BLOCK_PATH;
+
+impl<M: Machine> Administrator<M> {
+    /// Leaves on record what a device is made of that is stopped and about to be deleted, for the
+    /// snapshots that have left it. Its disks are still claimed. If that fails, the next device on
+    /// them is another origin.
+    pub(super) fn leave_made_of(&self, id: u32) {
+        let Some(entry) = self.devices.get(&id) else { return };
+        let device = DeviceRef { id, cookie: entry.info.target_flags };
+        let Some(origin) = self.origins.of(Some(device)) else { return };
+        let Some(made_of) = MadeOf::of(&entry.spec, &entry.deps.known()) else { return };
+        let records = self.machine.records();
+        let leave = || {
+            for departure in records.departures(&origin.known, &[])? {
+                let made_of = Some(made_of.clone());
+                records.record_departure(&Departure { made_of, ..departure })?;
+            }
+            Ok(())
+        };
+        leave().unwrap_or_else(|why: Reason| log::warn!("{}: {why}", entry.name));
+    }
+
+    /// The snapshots that had left the device that a new one is again. From now on they are those
+    /// of a device that is gone, until [`Administrator::take_up`].
+    ///
+    /// # Errors
+    /// That cannot be recorded.
+    pub(super) fn find_departed(
+        &self,
+        deps: &Deps,
+        spec: &DeviceSpec,
+    ) -> Result<Vec<Departure>, Reason> {
+        let Some(own) = MadeOf::of(spec, &deps.known()) else { return Ok(Vec::new()) };
+        let records = self.machine.records();
+        let mut found: Vec<Departure> = Vec::new();
+        for (.., known) in deps.disks() {
+            for departure in records.departures(known, &[])? {
+                let is_its = departure.made_of.as_ref().is_some_and(|made_of| made_of.is(&own));
+                let is_new = found.iter().all(|other| other.cow != departure.cow);
+                if is_its && is_new {
+                    found.push(Departure { made_of: None, ..departure });
+                }
+            }
+        }
+        if !mutant::is(Mutant::MadeAgainAtOnce) {
+            found.iter().try_for_each(|departure| records.record_departure(departure))?;
+        }
+        Ok(found)
+    }
+
+    /// Has a device that has just been started know the snapshots that have left it. If something
+    /// has been written meanwhile, they are lost.
+    pub(super) fn take_up(&mut self, device: DeviceRef, departed: &[Departure]) {
+        if departed.is_empty() {
+            return;
+        }
+        if let Err(why) = self.carry_departed(device, departed) {
+            let what = "the snapshots of it that were deleted are those of another device";
+            log::warn!("/dev/ublkb{}: {what}: {why}", device.id);
+        }
+    }
+
+    fn carry_departed(&mut self, device: DeviceRef, left: &[Departure]) -> Result<(), Reason> {
+        let DeviceRef { id, .. } = device;
+        let origin = self.claim_carried(&format!("{BLOCK_PATH}{id}"), device, None)?;
+        self.restore_departures_of(origin.disk, left.to_vec())?;
+        if self.is_written(id)? && !mutant::is(Mutant::MadeAgainUnlooked) {
+            return self.lose_departed_of(id);
+        }
+        let KnownDisk { number: origin_number, place, .. } = origin.known;
+        left.iter().try_for_each(|departure| {
+            let (place, departure) = (place.clone(), departure.clone());
+            self.machine.records().record_departure(&Departure {
+                origin_number,
+                place,
+                ..departure
+            })
+        })
+    }
+
+    /// Whether something was written through a device.
+    fn is_written(&self, id: u32) -> Result<bool, Reason> {
+        self.machine.call(move |thread| async move {
+            thread.group().device(id).is_none_or(|device| device.is_written())
+        })
+    }
+}
