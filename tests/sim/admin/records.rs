@@ -277,8 +277,6 @@ impl Records for Directory {
             _ => left.origin_number == disk.number,
         };
         let is_below = |left: &Departure| {
-            let made_of = left.made_of.clone().filter(|_| !mutant::is(Mutant::MadeOfForgotten));
-            let left = Departure { made_of, ..left.clone() };
             left.is_below(disk, parts, true) && !mutant::is(Mutant::DepartedByName)
         };
         let is_of = |left: &&Departure| is_the_same(left) || is_below(left);

@@ -147,14 +147,37 @@ fn again() {
     ublk_dm(&format!("zero --to {cow}:0+4096")).ok();
     let snap = snapshot(&lower, &cow, "s");
     Disk::open(&snap).write(8, &Buf::new(8));
+    let view = View::new("snap", SIZE);
+    view.fill(&Disk::open(&snap));
     ublk_dm("del s m").ok();
-    // The same disks, but nothing tells what was done with them.
     let (first, second) = (&lower.first, lower.second.as_deref().expect("a mirror"));
-    let made = server::add(&format!("mirror --leg {first} --leg {second} --nosync --name m"));
-    assert_eq!(&made, path);
-    assert!(ublk_dm(&line).refused().stderr.contains("--other-origin takes it"));
-    ublk_dm(&format!("{line} --other-origin")).ok();
+    let again = |legs: [&str; 2]| {
+        let [one, two] = legs;
+        let made = server::add(&format!("mirror --leg {one} --leg {two} --nosync --name m"));
+        assert_eq!(&made, path);
+    };
+    // The same disks, and nobody has written to them.
+    again([first, second]);
+    ublk_dm(&line).ok();
     assert_one_server(&["m", "s"]);
+    view.verify(&Disk::open_read_only(&snap));
+    Disk::open(path).write(0, &Buf::new(8));
+    view.verify(&Disk::open_read_only(&snap));
+    // Another device of these disks is another origin, and what it writes loses the snapshot; so
+    // does what is written past all devices.
+    for is_device in [true, false] {
+        ublk_dm("del s m").ok();
+        if is_device {
+            server::add(&format!("mirror --leg {second} --leg {first} --nosync --name other"));
+            server::del("other");
+        } else {
+            ublk_dm(&format!("zero --to {first}:4096+4096")).ok();
+        }
+        again([first, second]);
+        assert!(ublk_dm(&line).refused().stderr.contains("the snapshot on it is lost"));
+        ublk_dm(&format!("zero --to {cow}:0+4096")).ok();
+        snapshot(&lower, &cow, "s");
+    }
     server::del("--all");
     server::forget_lost();
     server::forget_departed();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::admin::kill;
 use crate::Case;
-use crate::disk::{Disk, MIB, node, slice};
+use crate::disk::{Disk, MIB, digest, node, slice};
 use crate::model::View;
 use crate::runner::scratch;
 use crate::server;
@@ -139,6 +139,13 @@ fn stack() {
     before.verify(&Disk::open(&path("tue")));
     tab.restart();
     assert_eq!(names(&tab.up("m")), ["ms", "m"]);
+    // Both in one boot: it is the same mirror.
+    let shown = || digest(&Disk::open_read_only(&path("ms")), 0, LEN);
+    let was = shown();
+    tab.run("down ms m").ok();
+    assert_eq!(names(&tab.up("ms")), ["ms", "m"]);
+    assert_eq!(shown(), was);
+    mirror.verify(&Disk::open(&path("m")));
     tab.restart();
 }
 
