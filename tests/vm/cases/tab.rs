@@ -139,14 +139,18 @@ fn stack() {
     before.verify(&Disk::open(&path("tue")));
     tab.restart();
     assert_eq!(names(&tab.up("m")), ["ms", "m"]);
-    // Both in one boot: it is the same mirror.
+    down_and_up(&tab);
+    mirror.verify(&Disk::open(&path("m")));
+    tab.restart();
+}
+
+/// A mirror and its snapshot in one boot: it is the same mirror.
+fn down_and_up(tab: &Tab) {
     let shown = || digest(&Disk::open_read_only(&path("ms")), 0, LEN);
     let was = shown();
     tab.run("down ms m").ok();
     assert_eq!(names(&tab.up("ms")), ["ms", "m"]);
     assert_eq!(shown(), was);
-    mirror.verify(&Disk::open(&path("m")));
-    tab.restart();
 }
 
 /// Where udev has its links, which this machine makes by hand.
