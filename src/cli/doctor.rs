@@ -92,7 +92,7 @@ fn examine() -> Vec<Finding> {
             if can_ask {
                 found.extend(devices::examine(&rundir, &known));
             }
-            found.extend(listed::examine(&known));
+            found.extend(listed::examine(&known, &rundir));
         }
         Err(why) => found.push(Finding::unseen("devices", &why)),
     }

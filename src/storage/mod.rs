@@ -29,7 +29,7 @@ pub use identity::name_of_leg;
 pub use identity::{are_of_one_kind, certainly_differ, lasting_name_of, new_store_id};
 pub use limits::Limits;
 pub use links::lasting_path;
-pub use names::{lasting_name, leg_name, name_at, names_of};
+pub use names::{lasting_name, leg_name, name_at, names_at, names_of, path_of};
 pub use open::{Access, Claim, Known, OpenDisk, node, size_now};
 pub use opening::opening;
 pub use reopen::ends_when_closed;

@@ -59,6 +59,34 @@ fn lines_that_cannot_be_used_are_found() {
     assert_eq!(missing["fixed"], false);
 }
 
+/// A snapshot whose store is lost cannot be brought up: doctor does not advise it.
+#[test]
+fn a_lost_snapshot_is_not_brought_up() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    let (cow, run) = (dir.path().join("cow"), dir.path().join("run"));
+    fs::write(&cow, "").expect("writable");
+    fs::create_dir(&run).expect("a directory");
+    let tab = |cow: &str| {
+        let line = format!("s \"0 8 snapshot /dev/none {cow} P 8\" timeout=0\n");
+        fs::write(dir.path().join("tab"), line).expect("writable");
+        found(&dir, &["snapshot-lost", "snapshot-not-up", "not-up", "lost-store"])
+    };
+    let lost =
+        format!(r#"{{"cow":"path {}","origin":"nvme-B","mark_failed":false}}"#, cow.display());
+    fs::write(run.join("cow-1.lost"), lost).expect("writable");
+    let found = tab(&cow.display().to_string());
+    let [store, snapshot] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(store["check"], "lost-store");
+    assert!(store["what"].as_str().expect("text").contains("no disk has this name"), "{store}");
+    assert_eq!(snapshot["check"], "snapshot-lost");
+    assert_eq!(snapshot["mend"], format!("ublk-dm zero --to {}:0+4096", cow.display()));
+    let found = tab("/dev/other");
+    assert_eq!(found[1]["mend"], "ublk-dm up s", "{found:?}");
+}
+
 /// A line with force may overwrite something: `--fix` leaves it to a person.
 #[test]
 fn what_is_forced_is_not_brought_up() {

@@ -9,6 +9,7 @@ use crate::cli::reap::LEAST_AGE;
 use crate::failure::Failure;
 use crate::rundir::journal::{self, Left, unused};
 use crate::rundir::{RunDir, Unmerged, lost};
+use crate::storage::path_of;
 
 /// What the files of a few servers need.
 const LEAST_FREE: u64 = 1 << 20;
@@ -29,14 +30,7 @@ pub(super) fn examine(rundir: &RunDir) -> Vec<Finding> {
         }
     }
     match lost::all(rundir) {
-        Ok(all) => found.extend(all.into_iter().map(|(cow, why)| {
-            let what = format!(
-                "the snapshot on this COW must not be used: {why}; if the COW no longer exists, \
-                 remove that file"
-            );
-            let wipe = "ublk-dm zero --to COW:0+4096";
-            Finding::problem("lost-store", what).of(cow).by_hand(wipe)
-        })),
+        Ok(all) => found.extend(all.iter().map(lost)),
         Err(error) => found.push(Finding::unseen("lost-store", &Failure::from(error))),
     }
     match rundir.unmerged() {
@@ -55,6 +49,23 @@ pub(super) fn examine(rundir: &RunDir) -> Vec<Finding> {
         Err(why) => found.push(Finding::unseen("journal-unused", &why)),
     }
     found
+}
+
+/// A COW whose snapshot is lost, by its disk's name.
+fn lost((cow, why): &(String, String)) -> Finding {
+    let here = path_of(cow).map(|path| path.display().to_string());
+    let gone = match here {
+        Some(_) => String::new(),
+        None => "; no disk has this name now: if the COW no longer exists, remove that file".into(),
+    };
+    let what = format!("the snapshot on this COW must not be used: {why}{gone}");
+    let finding = Finding::problem("lost-store", what).of(cow);
+    finding.by_hand(wiped(here.as_deref().unwrap_or("COW")))
+}
+
+/// The command that makes a COW ready for a new snapshot.
+pub(super) fn wiped(cow: &str) -> String {
+    format!("ublk-dm zero --to {cow}:0+4096")
 }
 
 /// A merge without a device.

@@ -2,13 +2,17 @@
 
 use std::path::Path;
 
+use dm_targets::table::TargetParams;
+
 use super::finding::{Finding, Mend};
+use super::left::wiped;
 use crate::cli::client::Known;
+use crate::rundir::{RunDir, lost};
 use crate::storage::{self, DiskId};
 use crate::tab::{Disk, Entry, Options, files};
 
 /// Looks at the tab file.
-pub(super) fn examine(known: &Known) -> Vec<Finding> {
+pub(super) fn examine(known: &Known, rundir: &RunDir) -> Vec<Finding> {
     let tab = match files::read() {
         Ok(tab) => tab,
         Err(why) => return vec![Finding::unseen("tab", &why)],
@@ -17,8 +21,26 @@ pub(super) fn examine(known: &Known) -> Vec<Finding> {
         tab.wrong.iter().map(|wrong| Finding::unseen("tab", &wrong.why)).collect();
     let is_up = |name: &str| known.devices().iter().any(|device| device.name == name);
     let missing = tab.entries.iter().filter(|entry| !entry.options.noauto && !is_up(&entry.name));
-    found.extend(missing.map(|entry| of_missing(entry, known)));
+    // What cannot be read is a finding of its own.
+    let lost = lost::all(rundir).unwrap_or_default();
+    found.extend(
+        missing.map(|entry| of_lost(entry, &lost).unwrap_or_else(|| of_missing(entry, known))),
+    );
     found
+}
+
+/// A snapshot of the tab file that is not up, and whose store is on record as lost: to bring it up
+/// is refused.
+fn of_lost(entry: &Entry, lost: &[(String, String)]) -> Option<Finding> {
+    let TargetParams::Snapshot(snapshot) = &entry.table.params else { return None };
+    let names = storage::names_at(Path::new(&snapshot.cow));
+    lost.iter().find(|(cow, _)| names.contains(cow))?;
+    let (place, name) = (&entry.place, &entry.name);
+    let what = format!(
+        "a snapshot of {place} that is not up, and is lost; when its COW has been wiped, \
+         `ublk-dm up {name}` makes a new one"
+    );
+    Some(Finding::problem("snapshot-lost", what).of(name).by_hand(wiped(&snapshot.cow)))
 }
 
 /// A device of the tab file that is not up.

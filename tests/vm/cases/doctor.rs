@@ -34,7 +34,7 @@ fn found(line: &str, code: i32) -> Vec<(String, String, Value)> {
 }
 
 /// The problems that `doctor` finds: check, subject and command.
-fn problems() -> Vec<[String; 3]> {
+pub fn problems() -> Vec<[String; 3]> {
     let code = ublk_dm("doctor --json").code;
     let found = found("doctor --json", code).into_iter();
     let problems: Vec<[String; 3]> = found

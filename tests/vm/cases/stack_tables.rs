@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::admin::kill;
+use super::doctor;
 use super::resize::kernel_resizes;
 use super::stacks::{SIZE, assert_one_server, lower, snapshot, under_load};
 use crate::Case;
@@ -144,7 +145,10 @@ fn again() {
     assert!(begun.elapsed() < Duration::from_secs(20), "it waits for the device");
     ublk_dm("recover m").ok();
     assert!(ublk_dm(&line).refused().stderr.contains("the snapshot on it is lost"));
-    ublk_dm(&format!("zero --to {cow}:0+4096")).ok();
+    // The command finds the COW by the name that is on record.
+    let found = doctor::problems().into_iter().find(|[check, ..]| check == "lost-store");
+    let [.., mend] = found.expect("doctor finds it");
+    ublk_dm(mend.strip_prefix("ublk-dm ").expect("a command of ours")).ok();
     let snap = snapshot(&lower, &cow, "s");
     Disk::open(&snap).write(8, &Buf::new(8));
     let view = View::new("snap", SIZE);
