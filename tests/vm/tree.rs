@@ -5,8 +5,14 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use crate::load::Rng;
+
+/// The pause after each file of [`churn`]. Without it nearly all of an emulated CPU goes to what is
+/// only to be under way.
+const PACE: Duration = Duration::from_millis(5);
 
 /// Path below the root -> what is there: a file's digest, a link's target, `dir`.
 pub type Tree = BTreeMap<String, String>;
@@ -108,6 +114,7 @@ pub fn churn(root: &str, seed: u64, stop: &AtomicBool) -> Result<u64, String> {
             fs::remove_file(&path).map_err(|e| format!("{path}: {e}"))?;
         }
         done += 1;
+        thread::sleep(PACE);
     }
     Ok(done)
 }

@@ -61,7 +61,14 @@ pub(super) fn snapshot(lower: &Lower, cow: &str, name: &str) -> String {
 }
 
 pub(super) fn assert_one_server(names: &[&str]) {
-    let pids: Vec<u64> = names.iter().map(|name| server::number(name, "/server_pid")).collect();
+    // All at once: these are asked under load.
+    let all = server::list();
+    let pid = |name: &&str| {
+        let device = all.iter().find(|device| device["name"] == **name);
+        device.and_then(|device| device["server_pid"].as_u64())
+    };
+    let pids: Vec<Option<u64>> = names.iter().map(pid).collect();
+    assert!(pids[0].is_some(), "{names:?} are served by {pids:?}");
     assert!(pids.iter().all(|pid| *pid == pids[0]), "{names:?} are served by {pids:?}");
 }
 
