@@ -21,7 +21,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustix::process::{PidfdFlags, pidfd_open};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 
-use super::spared;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{FamilyLock, RunDir};
@@ -78,8 +77,8 @@ impl Watch {
 pub(super) enum AtEnd {
     /// It is deleted, as by `del`.
     Deleted,
-    /// It is deleted unless that loses a snapshot ([`spared`]), and its server has ended before the
-    /// command does if it was the last one: the disks below may end next.
+    /// It is deleted unless that loses a snapshot ([`Command::Retire`]), and its server has ended
+    /// before the command does if it was the last one: the disks below may end next.
     DeletedInPeace,
 }
 
@@ -91,7 +90,6 @@ struct WatchedDevice<'a> {
     path: &'a str,
     device: DeviceRef,
     control: Control,
-    rundir: &'a RunDir,
     at_end: AtEnd,
 }
 
@@ -111,7 +109,7 @@ pub(super) fn keep(
 ) -> Result<ExitCode, Failure> {
     let path = &format!("{}{}", device::BLOCK_PATH, device.id);
     let Watch { control, mut server, devices } = watch;
-    let mut kept = WatchedDevice { path, device, control, rundir, at_end };
+    let mut kept = WatchedDevice { path, device, control, at_end };
     let socket = rundir.socket(key);
     drop(lock);
     manager::ready("the device answers; another process serves it");
@@ -185,12 +183,12 @@ impl WatchedDevice<'_> {
             return Ok(());
         }
         let path = self.path;
-        let command = Command::Del { devices: vec![self.device], force: false };
+        let command = match self.at_end {
+            AtEnd::DeletedInPeace => Command::Retire { device: self.device },
+            _ => Command::Del { devices: vec![self.device], force: false },
+        };
         let stays =
             |why: Failure| why.context(format!("{path}: not deleted, it stays with its server"));
-        if self.at_end == AtEnd::DeletedInPeace {
-            spared::refuse_loss(self.rundir, self.device).map_err(stays)?;
-        }
         match protocol::connect(socket).and_then(|server| protocol::ask(server, &command)) {
             Ok(Reply::Deleted) => Ok(()),
             Ok(Reply::DeletedNoted { notes }) => {

@@ -35,7 +35,6 @@ mod save;
 mod service;
 mod show;
 mod side_by_side;
-mod spared;
 mod swap;
 mod table;
 mod takeover;

@@ -31,6 +31,10 @@ pub enum Command {
     TakeOver(Vec<DeviceState>),
     /// Delete devices; with `force`, also those in use.
     Del { devices: Vec<DeviceRef>, force: bool },
+    /// Delete a device at the end of its service, unless it is in use or a snapshot would be lost
+    /// that may go on with the next start. (Not a word of `Del`: a server of an earlier version
+    /// refuses what it does not know.)
+    Retire { device: DeviceRef },
     /// Delete a device that was just added, because the user will not be notified of it, and put
     /// back what its new store has overwritten.
     TakeBack { device: DeviceRef },
@@ -157,6 +161,7 @@ impl Command {
         match self {
             Command::RecoverLeftOut { devices } | Command::Del { devices, .. } => devices,
             Command::TakeBack { device }
+            | Command::Retire { device }
             | Command::Suspend { device, .. }
             | Command::Resume { device }
             | Command::Load { device, .. }
@@ -191,7 +196,7 @@ impl Command {
             Command::Add { .. } => "add",
             Command::Recover(_) | Command::RecoverLeftOut { .. } => "recover",
             Command::Leave | Command::TakeOver(_) => "upgrade",
-            Command::Del { .. } => "del",
+            Command::Del { .. } | Command::Retire { .. } => "del",
             Command::TakeBack { .. } => "take back",
             Command::Report => "list",
             Command::Ping => "ping",

@@ -77,7 +77,7 @@ impl<M: Machine> Administrator<M> {
                 if waits { vec![device.id] } else { Vec::new() }
             }
             Command::Del { devices, .. } => devices.iter().map(|device| device.id).collect(),
-            Command::Merge { device, .. } => vec![device.id],
+            Command::Merge { device, .. } | Command::Retire { device } => vec![device.id],
             _ => return Ok(()),
         };
         ids.into_iter().try_for_each(|id| self.refuse_held(id))

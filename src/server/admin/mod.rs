@@ -50,6 +50,7 @@ mod resize;
 mod resumed;
 mod shutdown;
 mod silent;
+mod spared;
 mod state;
 mod table;
 pub mod targets;
@@ -100,6 +101,7 @@ impl<M: Machine> Administrator<M> {
             Command::RecoverLeftOut { devices } => self.recover_left_out(&devices),
             Command::Leave => self.leave().map(|devices| Reply::Left { devices }),
             Command::Del { devices, force } => self.del(&ids_of(&devices), force),
+            Command::Retire { device } => self.retire(device.id),
             Command::TakeBack { device } => self.take_back_added(device),
             Command::Suspend { device, noflush } => self.suspend(device.id, noflush),
             Command::Resume { device } => {

@@ -116,6 +116,8 @@ pub enum Mutant {
     MergeLostByCarrier,
     /// A snapshot is merged and kept, and those that have left it count as valid.
     KeptUnnoticed,
+    /// The end of a service deletes a snapshot whose origin goes on.
+    RetiredAnyway,
     /// A device is deleted although one on it could not be.
     DeletedBelow,
     /// A device grows into whose origin a snapshot is being merged.

@@ -22,7 +22,8 @@ impl<M: Machine> Administrator<M> {
     /// Refuses a command on a device that this server has left out, except for those that end it
     /// or take it over.
     pub(super) fn refuse_left_out(&self, command: &Command) -> Result<(), Reason> {
-        if matches!(command, Command::RecoverLeftOut { .. } | Command::Del { .. }) {
+        let ends = matches!(command, Command::Del { .. } | Command::Retire { .. });
+        if ends || matches!(command, Command::RecoverLeftOut { .. }) {
             return Ok(());
         }
         let left = command.devices().iter().find_map(|device| self.left_out.get(&device.id));

@@ -81,6 +81,7 @@ mod resize;
 mod resize_refused;
 mod silent;
 mod site;
+mod spared;
 mod specs;
 mod stories;
 mod suspended;
