@@ -23,8 +23,8 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Refuses a snapshot whose origin has a device that stays: one made for that origin, or the
-    /// origin itself if it is in use. (A device that is the origin can be deleted after the snapshot
-    /// only.)
+    /// origin itself if it is in use. (A device that is the origin can only be deleted after the
+    /// snapshot.)
     fn refuse_loss(&self, id: u32) -> Result<(), Reason> {
         let served = self.devices.get(&id).map(Device::state);
         let state = served.or_else(|| self.left_out.get(&id).map(|left| left.device.clone()));

@@ -1,8 +1,8 @@
 //! What the end of a service deletes.
 //!
-//! Rules held here: a snapshot stays while its origin may be written without it: by a device that is
-//! made of the origin, or by the users of the device that is the origin, served or waiting. Without
-//! them it is deleted, and continues when it is added again.
+//! Rules held here: a snapshot stays while its origin may be written without it: by a device that
+//! is made of the origin, or by the users of the device that is the origin, served or waiting.
+//! Without them it is deleted, and continues when it is added again.
 
 use super::carried_refused::{add, stack};
 use super::carried_stack::{Do, Ground, LOWER, Lower, Stack, Upper};
