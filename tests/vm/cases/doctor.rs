@@ -142,6 +142,9 @@ fn reaped() {
     let id = server::device("s")["id"].as_u64().and_then(|id| u32::try_from(id).ok()).expect("id");
     kill("s");
     ioctl::ublk_stop(id).expect("stopped");
+    sh(&format!("touch -d 1970-01-02 /dev/ublkc{id}")).ok();
+    let said = ublk_dm("reap");
+    assert!(said.stdout.is_empty(), "it is on record: {}{}", said.stdout, said.stderr);
     ioctl::ublk_delete(id).expect("deleted");
     let [[check, _, mend]] = <[[String; 3]; 1]>::try_from(problems()).expect("one problem");
     assert_eq!([check.as_str(), &mend], ["stale-files", "ublk-dm reap"]);
