@@ -21,6 +21,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustix::process::{PidfdFlags, pidfd_open};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 
+use super::stand_in;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{FamilyLock, RunDir};
@@ -127,6 +128,7 @@ pub(super) fn keep(
             drain(&signals.0)?;
             manager::stopping();
             kept.delete(&socket)?;
+            stand_in::delete_unused(rundir, "up");
             wait_for_end(&server, rundir, key, at_end)?;
         } else if died && !kept.is_gone()? {
             let hint = format!("run `ublk-dm recover {path}`");

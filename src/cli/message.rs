@@ -9,10 +9,11 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::client::ask;
+use super::client::{ask, open_rundir};
 use super::disk_word::Disks;
 use super::json;
 use super::results::{self, Named};
+use super::stand_in;
 use super::terminal::print;
 use crate::failure::{FOUND_BAD, Failure};
 use crate::protocol::{Command, Reply};
@@ -23,8 +24,12 @@ pub(super) fn message(device: &str, words: Vec<String>) -> Result<ExitCode, Fail
     let mut disks = Disks::new();
     let words = with_paths(words, &mut disks)?;
     let named = disks.named();
-    let compares = words.first().is_some_and(|verb| verb == "check");
+    let is_verb = |known: &str| words.first().is_some_and(|verb| verb == known);
+    let (compares, exchanges) = (is_verb("check"), is_verb("replace") || is_verb("remove-leg"));
     let answer = ask(device, |device| Command::Message { device, words, named })?;
+    if exchanges {
+        stand_in::delete_unused(&open_rundir()?, "message");
+    }
     let lines = if let Reply::Lines(lines) = answer.reply { lines } else { Vec::new() };
     let printed = match json::is_on() {
         true => show(&answer.device, &lines),

@@ -35,6 +35,7 @@ mod save;
 mod service;
 mod show;
 mod side_by_side;
+mod stand_in;
 mod swap;
 mod table;
 mod takeover;

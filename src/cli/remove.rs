@@ -12,6 +12,7 @@ use super::notable;
 use super::order::{self, Part};
 use super::results::{self, Named};
 use super::side_by_side;
+use super::stand_in;
 use super::unrecorded::{self, Unrecorded};
 use super::verdict::verdict;
 use crate::failure::{Failure, Kind, Reason};
@@ -69,6 +70,7 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
         }
         deleted
     });
+    stand_in::delete_unused(&rundir, "del");
     let is_gone: Vec<bool> = deleted.iter().map(|one| one.problems.is_empty()).collect();
     for (at, Deleted { notes, problems: more }) in deleted.into_iter().enumerate() {
         // A snapshot's notes are about the origin that stays.

@@ -17,6 +17,7 @@ use super::args::Common;
 use super::client::{Family, Known, open_rundir};
 use super::json;
 use super::results;
+use super::stand_in;
 use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::{Failure, Reason};
@@ -125,6 +126,7 @@ impl Saving<'_> {
             TargetParams::Mirror(mirror) => mirror.initial_sync = InitialSync::FromLog,
             _ => {}
         }
+        self.put_back_lost_legs(&name, &mut table)?;
         let table = table.with_devices(|word| Ok::<_, Failure>(self.word(word)))?;
         if state.spec.force && self.tab.find(&name).is_err() {
             log::warn!("{name}: it was made with --force, which is not saved");
@@ -132,6 +134,31 @@ impl Saving<'_> {
         let options = self.options(device, state, &table);
         self.warn_of_twin(&name, &options);
         Ok(Some((name, table, options)))
+    }
+
+    /// Puts the disks of its line in the place of the devices that stand in for a mirror's legs: the
+    /// next start looks for them again.
+    fn put_back_lost_legs(&self, name: &str, table: &mut Table) -> Result<(), Failure> {
+        let TargetParams::Mirror(mirror) = &mut table.params else { return Ok(()) };
+        let count = mirror.legs.len();
+        let line = match self.tab.find(name).map(|entry| &entry.table.params) {
+            Ok(TargetParams::Mirror(line)) if line.legs.len() == count => Some(line),
+            _ => None,
+        };
+        for (at, leg) in mirror.legs.iter_mut().enumerate() {
+            let id = DiskId::of_path(Path::new(&leg.device)).ok().and_then(ublk_number);
+            let mut devices = self.known.devices().into_iter();
+            if !devices.any(|device| Some(device.id) == id && stand_in::is_one(device)) {
+                continue;
+            }
+            leg.device = line.map(|line| line.legs[at].device.clone()).ok_or_else(|| {
+                format!(
+                    "it runs without leg {at}, and no line of it says which disk that was: \
+                         replace or remove the leg first"
+                )
+            })?;
+        }
+        Ok(())
     }
 
     /// Warns of another line for the same device, as `rename` leaves one.

@@ -113,6 +113,7 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         degraded,
         allow_invalid,
         source,
+        lost: Vec::new(),
         other_origin,
         merge: None,
         named: Vec::new(),

@@ -79,6 +79,11 @@ pub struct DeviceSpec {
     /// The index of the mirror's leg that the others are recovered from; `None`: the record of the
     /// legs decides.
     pub source: Option<usize>,
+    /// The indices of the mirror's legs that are not there: a device that only fails stands in for
+    /// each, and the log has to know the others as up to date. Never in a state file: from then on
+    /// the record of the legs decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<usize>,
     /// A store that was made for another origin belongs to this one from now on. In a state file:
     /// the COW does not record this yet.
     #[serde(default)]
@@ -212,6 +217,7 @@ impl DeviceSpec {
             degraded: false,
             allow_invalid: false,
             source: None,
+            lost: Vec::new(),
             other_origin: false,
             merge: None,
             named: Vec::new(),

@@ -240,6 +240,7 @@ impl Fixture {
                 handle_errors: false,
                 keep_log: false,
                 source: None,
+                absent: Default::default(),
                 past: Default::default(),
                 recorder: Rc::new(|_| Ok(())),
                 listener: Rc::new(|_| {}),

@@ -118,6 +118,8 @@ pub enum Mutant {
     LegsNotNamed,
     /// The log names its legs only once one of them has missed a write, or they are changed.
     LegsNamedLate,
+    /// A mirror starts without a leg although its log does not say that the others are up to date.
+    AbsentUntold,
     /// A leg that is unknown to the log counts as in sync where the log says so of others.
     ForeignLegsTrusted,
     /// A leg is removed although no other is known to have everything durably.

@@ -62,6 +62,9 @@ fn the_help_has_the_format_and_the_options() {
             assert!(said.contains(part), "{verb}: {part} in {said}");
         }
     }
+    let said = String::from_utf8(run(&["up", "--help"]).stdout).expect("text");
+    let words: Vec<&str> = said.split_whitespace().collect();
+    assert!(words.join(" ").contains("brought up without a leg that is not there"), "{said}");
     let said = String::from_utf8(run(&["down", "--help"]).stdout).expect("text");
     assert!(said.contains("--all"), "{said}");
 }

@@ -29,7 +29,9 @@ pub enum Tab {
     ///
     /// A device comes after those that it stands on, and the device of an origin after the
     /// snapshots of that. Disks that are not there are waited for. A device that is up already is
-    /// left alone, and one whose server has died gets a new one (as by `recover`).
+    /// left alone, and one whose server has died gets a new one (as by `recover`). A mirror whose
+    /// log is on a disk is brought up without a leg that is not there, if the log knows the others
+    /// as up to date; a warning has the command that puts a disk in its place.
     ///
     /// With --foreground the command stays, for service managers, until the device is deleted. It
     /// fails if the device's server dies; the next start recovers the device then. SIGTERM deletes

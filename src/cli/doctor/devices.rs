@@ -6,6 +6,7 @@ use std::fs;
 use super::finding::{Finding, Mend};
 use crate::cli::client::Known;
 use crate::cli::reap;
+use crate::cli::stand_in;
 use crate::protocol::{DeviceObject, Health, RunState, TargetObject};
 use crate::rundir::RunDir;
 use crate::ublk::{Control, DeviceState, device};
@@ -38,14 +39,18 @@ pub(super) fn examine(rundir: &RunDir, known: &Known) -> Vec<Finding> {
         })),
         Err(why) => found.push(Finding::unseen("never-started", &why)),
     }
-    found.extend(known.devices().iter().filter_map(|device| of_device(&device.object)));
+    let stand_ins = known.devices().into_iter().filter(|device| stand_in::is_one(device));
+    let stand_ins: Vec<&str> = stand_ins.map(|it| it.object.block_device.as_str()).collect();
+    let devices = known.devices();
+    found.extend(devices.iter().filter_map(|device| of_device(&device.object, &stand_ins)));
     found.extend(servers(known));
     found.extend(foreign(rundir, known));
     found
 }
 
-/// What needs attention first about a device.
-fn of_device(device: &DeviceObject) -> Option<Finding> {
+/// What needs attention first about a device. `stand_ins`: the paths of what stands in for legs
+/// that were not there.
+fn of_device(device: &DeviceObject, stand_ins: &[&str]) -> Option<Finding> {
     let name = &device.name;
     let problem = |check, what: &str| Finding::problem(check, what).of(name);
     Some(match (device.state, device.health) {
@@ -71,12 +76,17 @@ fn of_device(device: &DeviceObject) -> Option<Finding> {
             let what = "it is suspended: its I/O waits for `resume`";
             Finding::advice("suspended", what).of(name).by_hand(format!("ublk-dm resume {name}"))
         }
-        (_, health) => return of_health(name, health, device),
+        (_, health) => return of_health(name, health, device, stand_ins),
     })
 }
 
 /// What needs attention about what a device holds.
-fn of_health(name: &str, health: Health, device: &DeviceObject) -> Option<Finding> {
+fn of_health(
+    name: &str,
+    health: Health,
+    device: &DeviceObject,
+    stand_ins: &[&str],
+) -> Option<Finding> {
     let problem = |check, what: &str| Finding::problem(check, what).of(name);
     let cow = match &device.parts {
         Some(TargetObject::Snapshot(snapshot)) => snapshot.cow.as_str(),
@@ -99,15 +109,20 @@ fn of_health(name: &str, health: Health, device: &DeviceObject) -> Option<Findin
         }
         Health::Stalled => problem("merge-stopped", "its merge has stopped: a disk has failed")
             .by_hand(format!("ublk-dm merge {name} --resume")),
-        Health::Degraded => return Some(degraded(name, device)),
+        Health::Degraded => return Some(degraded(name, device, stand_ins)),
         _ => return None,
     })
 }
 
 /// What a mirror lacks: a leg, its log, or copies that nothing makes.
-fn degraded(name: &str, device: &DeviceObject) -> Finding {
+fn degraded(name: &str, device: &DeviceObject, stand_ins: &[&str]) -> Finding {
     let problem = |what: &str| Finding::problem("degraded", what).of(name);
     let Some(mirror) = device.mirror() else { return problem("the mirror is degraded") };
+    let is_lost = |path: &str| stand_ins.contains(&path);
+    if let Some(leg) = mirror.legs.iter().position(|leg| is_lost(&leg.path)) {
+        let what = format!("the mirror was brought up without leg {leg}, which was not there");
+        return problem(&what).by_hand(format!("ublk-dm message {name} replace {leg} DEV"));
+    }
     let failed = mirror.legs.iter().filter(|leg| leg.health != Some('A'));
     let failed: Vec<&str> = failed.map(|leg| leg.path.as_str()).collect();
     if let [leg, ..] = failed.as_slice() {
@@ -202,7 +217,7 @@ mod tests {
     #[test]
     fn each_state_that_needs_attention_is_found() {
         let check = |state: &str, health: &str, answers| {
-            of_device(&object(state, health, answers)).map(|it| (it.check, it.weight))
+            of_device(&object(state, health, answers), &[]).map(|it| (it.check, it.weight))
         };
         use Weight::{Advice, Problem};
         assert_eq!(check("live", "ok", true), None);
@@ -226,8 +241,12 @@ mod tests {
         ] {
             assert_eq!(check("live", health, true), Some((word, Problem)));
         }
-        let degraded = of_device(&object("live", "degraded", true)).unwrap().line();
-        assert_eq!(degraded, "m: the mirror has lost /dev/b");
+        let degraded =
+            |stand_ins: &[&str]| of_device(&object("live", "degraded", true), stand_ins).unwrap();
+        assert_eq!(degraded(&[]).line(), "m: the mirror has lost /dev/b");
+        let lost = degraded(&["/dev/b"]);
+        assert!(lost.line().starts_with("m: the mirror was brought up without leg 1"));
+        assert_eq!(lost.mend.unwrap().command(), "ublk-dm message m replace 1 DEV");
     }
 
     #[test]

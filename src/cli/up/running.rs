@@ -7,6 +7,7 @@ use dm_targets::mirror::table::InitialSync;
 use dm_targets::table::{Table, TargetParams};
 
 use crate::cli::client::Known;
+use crate::cli::stand_in;
 use crate::failure::Failure;
 use crate::protocol::{DeviceReport, RunState};
 use crate::rundir::RunDir;
@@ -45,16 +46,48 @@ impl Running {
         }
     }
 
-    /// Whether a device has the table of a line, by whatever words the line names its disks.
+    /// The names of the devices that stand in for legs.
+    pub fn stand_ins(&self) -> Vec<String> {
+        let all = self.0.devices().into_iter().filter(|device| stand_in::is_one(device));
+        all.map(|device| device.name.clone()).collect()
+    }
+
+    /// The legs of a mirror, by their indices, for which devices stand in.
+    pub fn lost_legs(&self, device: &DeviceReport) -> Vec<usize> {
+        let table = Table::parse_table(&device.table).map(|table| table.params);
+        let Ok(TargetParams::Mirror(mirror)) = table else { return Vec::new() };
+        let is_lost = |word: &str| {
+            let mut stand_ins = self.0.devices().into_iter().filter(|it| stand_in::is_one(it));
+            stand_ins.any(|it| {
+                let number = it.object.major.zip(it.object.minor);
+                number.is_some_and(|(major, minor)| word == format!("{major}:{minor}"))
+            })
+        };
+        let legs = mirror.legs.iter().enumerate();
+        legs.filter(|(_, leg)| is_lost(&leg.device)).map(|(at, _)| at).collect()
+    }
+
+    /// Whether a device has the table of a line, by whatever words the line names its disks; a leg
+    /// for which a device stands in counts as that of the line.
     pub fn has_table_of(&self, device: &DeviceReport, entry: &Entry) -> bool {
         let Ok(has) = Table::parse_table(&device.table) else { return false };
+        let lost = self.lost_legs(device);
         let number = |word: &str| match (Disk::of(word), self.disk(word)) {
             (_, Some(id)) => id.on_table_line(word),
             (Disk::Path(path), None) => path.to_owned(),
             (Disk::Named(name), None) => name.to_owned(),
         };
         let wanted = entry.table.with_devices(|word| Ok::<_, Infallible>(number(word)));
-        let wanted = wanted.unwrap_or_else(|never| match never {});
+        let mut wanted = wanted.unwrap_or_else(|never| match never {});
+        if let (TargetParams::Mirror(has), TargetParams::Mirror(wanted)) =
+            (&has.params, &mut wanted.params)
+        {
+            for (at, (has, wanted)) in has.legs.iter().zip(&mut wanted.legs).enumerate() {
+                if lost.contains(&at) {
+                    wanted.device.clone_from(&has.device);
+                }
+            }
+        }
         comparable(has) == comparable(wanted)
     }
 }

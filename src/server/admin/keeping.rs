@@ -290,6 +290,7 @@ fn of_error(own: &DeviceSpec) -> DeviceSpec {
         force: false,
         degraded: false,
         source: None,
+        lost: Vec::new(),
         other_origin: false,
         allow_invalid: false,
         merge: None,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::Event;
+use super::leg_set::LegSet;
 use super::leg_state::{KnownLeg, LegState, Past};
 use super::legs::ErrorCounts;
 use super::open_error::OpenError;
@@ -69,6 +70,9 @@ pub struct MirrorConfig<'a> {
     pub keep_log: bool,
     /// The leg to recover from; `None` for the first that is not stale.
     pub source: Option<usize>,
+    /// The legs that are not there: a disk that only fails stands in for each. The log has to know
+    /// that the others are up to date.
+    pub absent: LegSet,
     /// The state left by an earlier server or table.
     pub past: Past,
     /// Journals the state of the legs, durably, for the next server, or returns why it cannot.

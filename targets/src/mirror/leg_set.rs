@@ -49,3 +49,13 @@ impl LegSet {
         (0..MAX_LEGS).filter(move |leg| self.has(*leg))
     }
 }
+
+impl FromIterator<usize> for LegSet {
+    fn from_iter<T: IntoIterator<Item = usize>>(legs: T) -> LegSet {
+        let legs = legs.into_iter().filter(|leg| *leg < MAX_LEGS);
+        legs.fold(LegSet::default(), |mut all, leg| {
+            all.add(leg);
+            all
+        })
+    }
+}

@@ -1,8 +1,9 @@
 //! Opening a mirror's log, and what it says beside the record of the legs and the user's words.
 //!
 //! Rules kept here: where record and log leave no leg that is known to be up to date, none is
-//! chosen, as where another program has used a log that had stale legs; and the bits of a log are
-//! not used for regions of another size.
+//! chosen, as where another program has used a log that had stale legs; a mirror without some of
+//! its legs has a log that knows the others as up to date; and the bits of a log are not used for
+//! regions of another size.
 
 use std::rc::Rc;
 
@@ -55,6 +56,7 @@ async fn read_log(
     let its = FoundLog { identity, fresh: log.is_fresh(), doubtful: log.is_doubtful(), stale };
     *found = log.on_disk().then_some(its);
     let mut begun = begun?;
+    refuse_untold(&log, config.absent, stale)?;
     refuse_if_used(&log, bits.count() < regions, begun.named)?;
     if begun.by_log {
         if config.past.is_unknown_to_log(its, identities) {
@@ -100,6 +102,20 @@ fn refuse_if_used(log: &Log, is_marked: bool, is_named: bool) -> Result<(), Open
     match log.is_doubtful() && is_marked && !is_named {
         true => Err(OpenError::NoSource),
         false => Ok(()),
+    }
+}
+
+/// Refuses a mirror without some of its legs unless its log can be read and has each `absent` leg
+/// as none of its own, so that what stands in for one is no source: nothing else remembers whether
+/// the legs that are left have missed a write.
+fn refuse_untold(log: &Log, absent: LegSet, stale: LegSet) -> Result<(), OpenError> {
+    let is_told = !log.health().is_dead()
+        && !log.is_fresh()
+        && !log.is_doubtful()
+        && absent.without(stale).is_empty();
+    match absent.is_empty() || is_told || mutant::is(Mutant::AbsentUntold) {
+        true => Ok(()),
+        false => Err(OpenError::NoSource),
     }
 }
 

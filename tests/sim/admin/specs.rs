@@ -63,6 +63,7 @@ impl Town {
             unclaimed: false,
             degraded: false,
             source: None,
+            lost: Vec::new(),
             other_origin: false,
             allow_invalid: false,
             merge: None,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use dm_targets::copy;
 use dm_targets::disk::{Errno, Host, Memory};
+use dm_targets::mirror::leg_set::LegSet;
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::{
@@ -50,6 +51,8 @@ pub struct Setup {
     pub keep_log: bool,
     /// The leg to recover from.
     pub source: Option<usize>,
+    /// The legs that are not there.
+    pub absent: LegSet,
     /// The record that an earlier life has left.
     pub past: Past,
     /// The identities of the legs, in order.
@@ -72,6 +75,7 @@ impl Setup {
             handle_errors: false,
             keep_log: false,
             source: None,
+            absent: LegSet::default(),
             past: Past::None,
             identities: [1, 2, 3, 4, 5, 6, 7, 8, 9],
             renamed: Vec::new(),
@@ -102,14 +106,9 @@ impl Setup {
 
     /// Equal legs, and a log without dirty regions.
     pub fn clean_images(&self) -> Vec<Image> {
-        let mut images =
-            vec![
-                Image::from_fn(Sectors(self.sectors), |at| pattern::sector(pattern::ORIGIN, at));
-                self.legs
-            ];
-        if self.log {
-            images.push(self.log_image(u64::MAX));
-        }
+        let leg = Image::from_fn(Sectors(self.sectors), |at| pattern::sector(pattern::ORIGIN, at));
+        let mut images = vec![leg; self.legs];
+        images.extend(self.log.then(|| self.log_image(u64::MAX)));
         images
     }
 
@@ -361,6 +360,7 @@ pub fn parts<'a>(
         handle_errors: setup.handle_errors,
         keep_log: setup.keep_log,
         source: setup.source,
+        absent: setup.absent,
         past: setup.past.clone(),
         recorder: Rc::new(|_| Ok(())),
         listener: Rc::new(|_| ()),

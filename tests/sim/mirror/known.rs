@@ -1,6 +1,7 @@
 //! What a log on a disk and the record of the legs know, against the words of a table and the order
 //! of its legs.
 
+use dm_targets::mirror::leg_set::LegSet;
 use dm_targets::mirror::leg_state::{KnownLeg, LegState, Past};
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::OpenError;
@@ -251,5 +252,83 @@ pub fn a_log_that_another_program_has_used_names_no_source() {
         let left = next.close();
         assert_eq!(left[2].read(Sector(0), Sectors(1))[4..8], [2, 0, 0, 0]);
         assert_eq!(open(None, initial, &left).unwrap().status(), "4/4 AA A");
+    }
+}
+
+/// Opens a mirror whose leg `absent` is not there: what stands in for it fails, and is unknown to
+/// the log. `unread`: the log cannot be read.
+fn open_without(absent: usize, images: &[Image], unread: bool) -> Result<Fixture, OpenError> {
+    let mut identities = legs_of(1, 2);
+    identities[absent] = OTHER;
+    open_beside(absent, identities, images, unread)
+}
+
+fn open_beside(
+    absent: usize,
+    identities: [u64; 9],
+    images: &[Image],
+    unread: bool,
+) -> Result<Fixture, OpenError> {
+    let setup = Setup { identities, absent: LegSet::one(absent), ..Setup::small() };
+    let world = world(&setup, images, 0, Schedule::InOrder, Trace::default());
+    for class in [Class::Read, Class::Write, Class::Flush] {
+        fail(&world.disks()[absent], class, u32::MAX);
+    }
+    if unread {
+        fail(&world.disks()[2], Class::Read, u32::MAX);
+    }
+    Fixture::open(world, &setup)
+}
+
+/// A mirror starts without a leg, in whatever place, and is written. The leg that comes back has
+/// old data, and is recovered.
+#[test]
+pub fn a_leg_that_was_not_there_is_recovered() {
+    for absent in [0, 1] {
+        let fixture = Fixture::new(&Setup::small(), &Setup::small().clean_images());
+        fixture.run_until_idle();
+        fixture.write(100, 2, 2).unwrap();
+        let old = fixture.close();
+        let alone = open_without(absent, &old, false).unwrap();
+        assert_eq!(alone.read(3, 1).unwrap()[0], pattern::sector(100, 3));
+        alone.write(101, 3, 1).unwrap();
+        alone.run_until_idle();
+        assert!(!alone.mirror.legs()[absent].source);
+        let mut disks = images(&alone);
+        assert_eq!(disks[absent], old[absent], "it only fails");
+        // Once more without it, and then with it alone.
+        let again = open_without(absent, &disks, false).unwrap();
+        assert_eq!(again.read(3, 1).unwrap()[0], pattern::sector(101, 3));
+        disks = images(&again);
+        assert!(has_no_source(open_without(1 - absent, &disks, false)), "it is stale");
+        let whole = Fixture::new(&Setup::small(), &disks);
+        assert_eq!(whole.read(3, 1).unwrap()[0], pattern::sector(101, 3));
+        whole.run_until_idle();
+        assert_eq!(whole.leg(0).visible(), whole.leg(1).visible());
+        assert_eq!(whole.read(3, 1).unwrap()[0], pattern::sector(101, 3));
+    }
+}
+
+/// Without a log that says so, nothing knows whether the legs that are left are up to date.
+#[test]
+pub fn a_mirror_without_a_leg_starts_by_its_log_alone() {
+    let stale = with_a_stale_leg();
+    assert!(has_no_source(open_without(1, &stale, false)), "it was the only one up to date");
+    assert!(has_no_source(open_without(1, &stale, true)), "and the log cannot be read");
+    assert!(open_without(0, &stale, false).is_ok());
+    let clean = Setup::small().clean_images();
+    let mut fresh = clean.clone();
+    fresh[2] = Image::zeroes(Sectors(Setup::small().log_sectors()));
+    let mut used = stale.clone();
+    used[2] = used_by_another(&stale[2], 0b1111);
+    for absent in [0, 1] {
+        for (images, what) in [(&clean, "names no legs"), (&fresh, "new"), (&used, "used")] {
+            assert!(has_no_source(open_without(absent, images, false)), "{absent}: {what}");
+        }
+        // What stands in for a leg has the name of one.
+        let named = Fixture::new(&Setup::small(), &clean);
+        named.run_until_idle();
+        let named = named.close();
+        assert!(has_no_source(open_beside(absent, legs_of(1, 2), &named, false)));
     }
 }

@@ -87,6 +87,7 @@ mod stands;
 mod suite;
 mod tab;
 mod tab_foreground;
+mod tab_lost;
 mod tables;
 mod unrecorded;
 mod upgrade;
@@ -114,6 +115,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     tables::cases,
     tab::cases,
     tab_foreground::cases,
+    tab_lost::cases,
     linear::cases,
     lines::cases,
     removed::cases,

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use dm_targets::device::{Events, OpenTarget};
 use dm_targets::mirror::leg_flags::LegFlags;
+use dm_targets::mirror::leg_set::LegSet;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::{InitialSync, Mirror as Table};
 use dm_targets::mirror::target::{LogParts, Mirror, MirrorConfig};
@@ -138,8 +139,9 @@ impl<M: Machine> Administrator<M> {
         let params = device::params(&limits, true, disks.len, read_only, discard);
         let force = !disks.shared.is_empty();
         let past = with_names_of_today(past, &mirror.legs, &disks.legs);
+        let absent = spec.lost.iter().copied().collect();
         let label = whose.name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
-        let target = self.open_legs(mirror, disks, spec.source, past, label, over)?;
+        let target = self.open_legs(mirror, disks, (spec.source, absent), past, label, over)?;
         // The source, and the permission to overwrite, applied to this moment: from now on the
         // record decides.
         Ok(NewDevice {
@@ -147,7 +149,7 @@ impl<M: Machine> Administrator<M> {
             target,
             deps,
             read_only,
-            spec: DeviceSpec { source: None, force, ..spec },
+            spec: DeviceSpec { source: None, lost: Vec::new(), force, ..spec },
             cow: None,
             note,
         })
@@ -252,7 +254,7 @@ impl<M: Machine> Administrator<M> {
         &mut self,
         mirror: &Table,
         disks: Disks<M::Open>,
-        source: Option<usize>,
+        (source, absent): (Option<usize>, LegSet),
         past: Past,
         label: String,
         over: Option<Replaced>,
@@ -292,6 +294,7 @@ impl<M: Machine> Administrator<M> {
                 handle_errors,
                 keep_log,
                 source,
+                absent,
                 past,
                 recorder: Rc::new(move |state: &LegState| recorder.record(state)),
                 listener: Rc::new(move |event| listener.tell(&event)),
@@ -355,7 +358,8 @@ fn check_legs(
         Past::Ended(state) => state.choose(&ids, true).unwrap_or(None),
         _ => None,
     };
-    let source = spec.source.or(by_log).or(known).unwrap_or(0);
+    let present = || (0..).find(|leg| !spec.lost.contains(leg)).unwrap_or(0);
+    let source = spec.source.or(by_log).or(known).unwrap_or_else(present);
     let from = (&disks.legs[source], mirror.legs[source].offset);
     let right = content_of_leg(from.0, from.1, disks.len).map_err(|why| {
         why.ending(
