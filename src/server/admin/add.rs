@@ -10,6 +10,7 @@ use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::merge::Phase;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
+use log::Level;
 
 use super::devices::Device;
 use super::held::Held;
@@ -28,6 +29,7 @@ use crate::protocol::{
     DeviceOptions, DeviceRef, DeviceSpec, DeviceState, KnownDisks, OnServerDeath, Reply,
 };
 use crate::rundir::departed::Departure;
+use crate::server::events::tell;
 use crate::ublk::device::{BLOCK_PATH, on_server_death};
 use crate::ublk::{DeviceInfo, kernels};
 
@@ -52,9 +54,11 @@ impl<M: Machine> Administrator<M> {
             .and_then(|prepared| self.make(&prepared, id).map(|info| (prepared, info)));
         let (prepared, info) = made.map_err(|why| self.not_passed_on(passed_on.as_ref(), why))?;
         let mut state = prepared.state(&info, "");
+        let wanted = name.clone();
         let (note, departed) = match self.bring_up(&prepared, &info, name, &mut state, force) {
             Ok(brought_up) => brought_up,
             Err(why) => {
+                tell_not_added(&prepared.spec, wanted.as_deref(), &why);
                 let new = Unconfirmed { state, target: prepared.target, passed_on };
                 let note = self.undo(new).unwrap_or_else(|left| Some(left.to_string()));
                 self.passing = None;
@@ -289,4 +293,11 @@ fn refuse_waiting(options: &DeviceOptions, info: &DeviceInfo) -> Result<(), Reas
     let why =
         format!("--on-server-death fail: it needs Linux 6.13 or later, and this is {release}");
     Err(Failure::new(Kind::Unsupported, why))
+}
+
+/// Tells that a mirror was not added: errors of its legs may have been told as events by then.
+fn tell_not_added(spec: &DeviceSpec, name: Option<&str>, why: &Reason) {
+    let TargetParams::Mirror(mirror) = &spec.table.params else { return };
+    let name = name.unwrap_or(&mirror.legs[0].device);
+    tell(Level::Warn, "not-added", name, &[], format_args!("not added: {why}"));
 }
