@@ -65,13 +65,8 @@ fn made(features: &str, tag: &str) -> (Tab, View) {
 /// As the end of the machine; what the run directory knows is gone.
 fn restart(tab: &Tab) {
     tab.run("down --all").ok();
-    assert_none_left("down --all");
+    server::assert_nothing_left("down --all");
     drop(fs::remove_dir_all(server::run_dir()));
-}
-
-fn assert_none_left(after: &str) {
-    server::forget_ended_legs();
-    server::assert_nothing_left(after);
 }
 
 fn names() -> Vec<String> {
@@ -133,7 +128,7 @@ fn leg() {
         remove(1 - at);
         let said = tab.run("up m").refused().stderr;
         assert!(said.contains("no leg is known to be up to date"), "{said}");
-        assert_none_left("a refusal");
+        server::assert_nothing_left("a refusal");
         leg_disk(1 - at);
         let out = tab.run("up m").ok();
         assert!(!out.stderr.contains("runs without"), "{}", out.stderr);
@@ -192,7 +187,7 @@ fn replaced() {
     remove(0);
     tab.run("up m").ok();
     ublk_dm("del m").ok();
-    assert_none_left("del m");
+    server::assert_nothing_left("del m");
     leg_disk(0);
     tab.run("up m").ok();
     assert_legs(&now);
@@ -209,7 +204,7 @@ fn refused() {
         tab.write(text);
         let said = tab.run("up m").refused().stderr;
         assert!(said.contains(why), "{why}: {said}");
-        assert_none_left(why);
+        server::assert_nothing_left(why);
     };
     refuses(&text.replace("disk 2 /dev/mapper/log", "core 1"), "a core log does not remember");
     refuses(&text.replace("timeout=0", "timeout=0,source=/dev/mapper/b"), "source= in its line");
@@ -235,7 +230,7 @@ fn refused() {
     log.set(&[(Fails::WritesAndFlushes, 0, MIB)]);
     let said = tab.run("up m").refused().stderr;
     assert!(said.contains("its log cannot be written"), "{said}");
-    assert_none_left("a log that cannot be written");
+    server::assert_nothing_left("a log that cannot be written");
     log.set(&[]);
     up_without(&tab, 0);
     view.verify(&Disk::open(&path("m")));
@@ -276,7 +271,7 @@ fn service() {
     service.signal("TERM");
     assert_eq!(service.ends(), 0);
     assert!(!fs::exists(format!("/proc/{pid}/exe")).unwrap_or(false), "the disks are free");
-    assert_none_left("the service");
+    server::assert_nothing_left("the service");
     leg_disk(0);
     tab.write(&text);
     tab.up("m");

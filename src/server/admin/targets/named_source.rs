@@ -29,8 +29,10 @@ pub(super) fn note_of_log<D: OpenDisk>(
     let now = identities(&mirror.legs, legs);
     let right = LegFlags::sources(&header, &renamed(&mirror.legs, legs), &now);
     let source = legs[right.iter().next().filter(|leg| *leg != 0)?].path();
-    let stale = (0..legs.len()).filter(|leg| !right.has(*leg)).map(|leg| legs[leg].path());
-    let stale = stale.collect::<Vec<_>>().join(", ");
+    // That a leg is not there is known to the user.
+    let stale = (0..legs.len()).filter(|leg| !right.has(*leg) && !spec.lost.contains(leg));
+    let stale: Vec<_> = stale.map(|leg| legs[leg].path()).collect();
+    let stale = Some(stale.join(", ")).filter(|stale| !stale.is_empty())?;
     Some(format!("not up to date by the log: {stale}; recovered from {source}"))
 }
 
