@@ -44,6 +44,8 @@ pub(super) fn save(words: &[String], stdout: bool) -> Result<(), Failure> {
     if words.is_empty() {
         problems.extend(known.problems.iter().cloned());
         chosen = known.devices();
+        // They end with their mirrors.
+        chosen.retain(|device| !stand_in::is_one(device));
     }
     for word in &words {
         match known.find(word) {
@@ -111,6 +113,9 @@ impl Saving<'_> {
         let name = state.name.clone();
         if let Some(wrong) = self.tab.wrong.iter().find(|it| it.name.as_ref() == Some(&name)) {
             return Err(wrong.why.clone().context("it has a line that cannot be used"));
+        }
+        if stand_in::is_one(device) {
+            return Err("it stands in for a leg that is not there: save the mirror".into());
         }
         let mut table = state.spec.table.clone();
         match &mut table.params {

@@ -111,8 +111,10 @@ fn leg() {
         assert_eq!(up_without(&tab, at).stdout, first.stdout);
         assert_eq!((server::table("m"), names().len()), (table, 2), "{:?}", names());
         now.verify(&Disk::open(&path("m")));
-        tab.run("save m").ok();
+        tab.run("save").ok();
         assert_eq!(fs::read_to_string(&tab.0).expect("a tab file"), text, "the line is the same");
+        let said = tab.run(&format!("save m-lost-{at}")).refused().stderr;
+        assert!(said.contains("it stands in for a leg that is not there"), "{said}");
         found_by_doctor(&tab, at);
         // Without the disk again: in the same boot, and after a start.
         tab.run("down m").ok();
