@@ -2,6 +2,7 @@
 //! [`super::tab`], and a disk that is gone by a device of device-mapper that is removed.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 
@@ -12,6 +13,7 @@ use crate::Case;
 use crate::disk::{Disk, MIB, slice};
 use crate::faults::{Fails, Faulty};
 use crate::model::View;
+use crate::runner::scratch;
 use crate::server;
 use crate::sh::{Out, binary, run_args, sh, ublk_dm};
 
@@ -33,29 +35,40 @@ const OFFSET: u64 = 64;
 /// The legs of the mirror, by the names of their disks.
 const LEGS: [(&str, &str, u64); 2] = [("a", "n0", 0), ("b", "n1", OFFSET)];
 
-fn leg_disk(at: usize) -> String {
+/// The lasting path of a disk, which leads nowhere while there is no such disk.
+fn link(name: &str) -> String {
+    format!("{}/{name}", scratch("links"))
+}
+
+fn linked(name: &str, node: &str) -> String {
+    let link = link(name);
+    drop(fs::remove_file(&link));
+    symlink(node, &link).expect("a link");
+    link
+}
+
+fn leg_disk(at: usize) {
     let (name, disk, offset) = LEGS[at];
-    slice(name, disk, 0, LEN + offset)
+    linked(name, &slice(name, disk, 0, LEN + offset));
 }
 
 fn remove(at: usize) {
     sh(&format!("dmsetup remove {}", LEGS[at].0)).ok();
+    fs::remove_file(link(LEGS[at].0)).expect("removable");
 }
 
 /// The line of a mirror of these legs.
-fn line(log: &str, features: &str, options: &str) -> String {
-    format!(
-        "m \"0 {LEN} mirror disk 2 {log} 1024 2 /dev/mapper/a 0 /dev/mapper/b {OFFSET}{features}\" \
-         timeout=0{options}\n"
-    )
+fn line(features: &str) -> String {
+    let [log, a, b] = ["log", "a", "b"].map(link);
+    format!("m \"0 {LEN} mirror disk 2 {log} 1024 2 {a} 0 {b} {OFFSET}{features}\" timeout=0\n")
 }
 
 /// A mirror that is in sync, with this content.
 fn made(features: &str, tag: &str) -> (Tab, View) {
-    let log = slice("log", "n2", 0, MIB);
+    let log = linked("log", &slice("log", "n2", 0, MIB));
     Disk::open(&log).zero(0, MIB);
-    (0..2).for_each(|at| drop(leg_disk(at)));
-    let (tab, view) = (Tab::of(&line(&log, features, "")), View::new(tag, LEN));
+    (0..2).for_each(leg_disk);
+    let (tab, view) = (Tab::of(&line(features)), View::new(tag, LEN));
     tab.up("m");
     ublk_dm("wait m --in-sync").ok();
     view.fill(&Disk::open(&path("m")));
@@ -76,10 +89,8 @@ fn names() -> Vec<String> {
 /// Brings the mirror up without a leg, which must be said.
 fn up_without(tab: &Tab, at: usize) -> Out {
     let out = tab.run("up m").ok();
-    let told = format!(
-        "m: it runs without leg {at}, /dev/mapper/{}: `ublk-dm message m replace ",
-        LEGS[at].0
-    );
+    let disk = link(LEGS[at].0);
+    let told = format!("m: it runs without leg {at}, {disk}: `ublk-dm message m replace {at} ");
     assert!(out.stderr.contains(&told) && out.stderr.lines().count() == 1, "{}", out.stderr);
     assert_eq!(out.stdout.lines().count(), 1, "{}", out.stdout);
     server::wait_for(20, "the leg to fail", || server::device("m")["health"] == "degraded");
@@ -163,7 +174,7 @@ fn replaced() {
     leg_disk(0);
     // It is back, and the mirror runs on without it until it is put in.
     up_without(&tab, 0);
-    ublk_dm("message m replace 0 /dev/mapper/a").ok();
+    ublk_dm(&format!("message m replace 0 {}", link("a"))).ok();
     assert_legs(&now);
     assert_eq!((names(), server::device("m")["health"].as_str()), (vec!["m".into()], Some("ok")));
     let out = tab.run("up m").ok();
@@ -173,7 +184,7 @@ fn replaced() {
     remove(1);
     up_without(&tab, 1);
     now.verify(&Disk::open(&path("m")));
-    let other = slice("c", "n3", 0, LEN);
+    let other = linked("c", &slice("c", "n3", 0, LEN));
     ublk_dm(&format!("message m replace 1 {other}")).ok();
     assert_legs(&now);
     assert_eq!(names(), ["m"]);
@@ -208,16 +219,17 @@ fn refused() {
         assert!(said.contains(why), "{why}: {said}");
         server::assert_nothing_left(why);
     };
-    refuses(&text.replace("disk 2 /dev/mapper/log", "core 1"), "a core log does not remember");
-    refuses(&text.replace("timeout=0", "timeout=0,source=/dev/mapper/b"), "source= in its line");
-    refuses(&text.replace("/dev/mapper/b", "/dev/mapper/c"), "none of its legs is there");
-    refuses(&text.replace("/dev/mapper/log", "/dev/mapper/nolog"), "/dev/mapper/nolog");
+    let [log, b] = ["log", "b"].map(link);
+    refuses(&text.replace(&format!("disk 2 {log}"), "core 1"), "a core log does not remember");
+    refuses(&text.replace("timeout=0", &format!("timeout=0,source={b}")), "source= in its line");
+    refuses(&text.replace(&b, "/dev/none"), "none of its legs is there");
+    refuses(&text.replace(&log, "/dev/nolog"), "/dev/nolog");
     let named = format!("{text}m-lost-0 \"0 8 zero\" noauto\n");
     refuses(&named, "the name of what would stand in");
     // A log that is new does not know these legs.
     let new = slice("new", "n3", 0, MIB);
     Disk::open(&new).zero(0, MIB);
-    let other = text.replace("/dev/mapper/log", &new);
+    let other = text.replace(&log, &new);
     refuses(&other, "no leg is known to be up to date");
     // A user's device has the name.
     tab.write(&text);
@@ -229,6 +241,7 @@ fn refused() {
     // One that can be read and not written would go on naming the leg that is not there.
     sh("dmsetup remove log").ok();
     let log = Faulty::new("log", "n2", 0, MIB);
+    linked("log", &log.node);
     log.set(&[(Fails::WritesAndFlushes, 0, MIB)]);
     let said = tab.run("up m").refused().stderr;
     assert!(said.contains("its log cannot be written"), "{said}");
