@@ -156,11 +156,10 @@ impl Saving<'_> {
             if !devices.any(|device| Some(device.id) == id && stand_in::is_one(device)) {
                 continue;
             }
-            leg.device = line.map(|line| line.legs[at].device.clone()).ok_or_else(|| {
-                format!(
-                    "it runs without leg {at}, and no line of it says which disk that was: \
-                         replace or remove the leg first"
-                )
+            let path = line.map(|line| line.legs[at].device.clone());
+            leg.device = path.ok_or_else(|| {
+                let hint = "replace or remove the leg first";
+                format!("it runs without leg {at}, and no line says which disk that was: {hint}")
             })?;
         }
         Ok(())
