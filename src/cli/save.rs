@@ -159,7 +159,7 @@ impl Saving<'_> {
             let path = line.map(|line| line.legs[at].device.clone());
             leg.device = path.ok_or_else(|| {
                 let hint = "replace or remove the leg first";
-                format!("it runs without leg {at}, and no line says which disk that was: {hint}")
+                format!("it runs without leg {at}, and no line says which disk it was: {hint}")
             })?;
         }
         Ok(())

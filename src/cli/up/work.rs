@@ -1,9 +1,9 @@
 //! Bringing up one of the devices of the tab file, when what it waits for has ended.
 //!
-//! Rules kept here: a device that is up is left alone; an origin is not written before its snapshots
-//! are there, unless the line of a snapshot says that it may be missing; and a mirror whose log is
-//! on a disk starts without a leg that is not there ([`lost`]), but leaves nothing behind if it
-//! cannot.
+//! Rules kept here: a device that is up is left alone; an origin is not written before its
+//! snapshots are there, unless the line of a snapshot says that it may be missing; and a mirror
+//! whose log is on a disk starts without a leg that is not there ([`lost`]), but leaves nothing
+//! behind if it cannot.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

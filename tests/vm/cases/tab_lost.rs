@@ -60,7 +60,7 @@ fn remove(at: usize) {
 /// The line of a mirror of these legs.
 fn line(features: &str) -> String {
     let [log, a, b] = ["log", "a", "b"].map(link);
-    format!("m \"0 {LEN} mirror disk 2 {log} 1024 2 {a} 0 {b} {OFFSET}{features}\" timeout=0\n")
+    format!("m  \"0 {LEN} mirror disk 2 {log} 1024 2 {a} 0 {b} {OFFSET}{features}\"  timeout=0\n")
 }
 
 /// A mirror that is in sync, with this content.
