@@ -129,7 +129,8 @@ fn delete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason
     match protocol::ask(server.ok_or_else(gone)?, &command)? {
         Reply::Deleted => Ok(()),
         Reply::DeletedNoted { notes } => {
-            notes.iter().for_each(|note| log::warn!("{note}"));
+            // A mirror that has just been made was not used.
+            notes.iter().for_each(|note| log::info!("{note}"));
             Ok(())
         }
         Reply::Failed(why) => Err(why),
