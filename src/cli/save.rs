@@ -141,8 +141,8 @@ impl Saving<'_> {
         Ok(Some((name, table, options)))
     }
 
-    /// Puts the disks of its line in the place of the devices that stand in for a mirror's legs: the
-    /// next start looks for them again.
+    /// Puts the disks of its line in the place of the devices that stand in for a mirror's legs:
+    /// the next start looks for them again.
     fn put_back_lost_legs(&self, name: &str, table: &mut Table) -> Result<(), Failure> {
         let TargetParams::Mirror(mirror) = &mut table.params else { return Ok(()) };
         let count = mirror.legs.len();
