@@ -148,7 +148,7 @@ fn leg() {
         assert_legs(&now);
         assert_eq!(names(), ["m"]);
         restart(&tab);
-        sh("dmsetup remove a && dmsetup remove b && dmsetup remove log").ok();
+        ["a", "b", "log"].map(|name| sh(&format!("dmsetup remove {name}")).ok());
     }
 }
 
