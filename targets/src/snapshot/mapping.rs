@@ -9,6 +9,7 @@
 
 mod place;
 mod remove;
+mod search;
 
 use std::cell::Cell;
 
@@ -151,9 +152,7 @@ impl Mapping {
     /// The leaf that a chunk belongs to, and the position in it of the first run behind the chunk.
     fn find(&self, chunk: u64) -> (usize, usize) {
         let leaf = self.firsts.partition_point(|first| *first <= chunk).saturating_sub(1);
-        let position =
-            self.leaves.get(leaf).map_or(0, |runs| runs.partition_point(|run| run.old <= chunk));
-        (leaf, position)
+        (leaf, self.leaves.get(leaf).map_or(0, |runs| Run::position_in(runs, chunk)))
     }
 
     /// The COW chunk of an origin chunk.
