@@ -2,8 +2,9 @@
 //! them, and with which table. Pure.
 //!
 //! Rules kept here: only a log on a disk remembers which leg is up to date, so no other mirror
-//! starts without a leg, nor one whose line says which leg is right; whether the log knows the legs
-//! that are left as up to date is decided where it is read, by the mirror's server.
+//! starts without a leg, nor one whose line says which leg is right; what would hold its writes for
+//! the missing leg is not started to hang; whether the log knows the legs that are left as up to
+//! date is decided where it is read, by the mirror's server.
 
 use dm_targets::mirror::table::{Mirror, MirrorLog};
 use dm_targets::table::{Table, TargetParams};
@@ -31,6 +32,10 @@ pub(super) fn refusal(entry: &Entry, missing: &[usize]) -> Option<&'static str> 
         ),
         _ if entry.options.source.is_some() => Some(
             "it does not start without a leg: source= in its line overrules what its log knows",
+        ),
+        MirrorLog::Disk { .. } if mirror.handle_errors && !mirror.keep_log => Some(
+            "it does not start without a leg: with handle_errors, and without keep_log, its writes \
+             would be held until a disk is put in",
         ),
         MirrorLog::Disk { .. } => None,
     }
@@ -117,6 +122,11 @@ mod tests {
         assert!(why(core, &[0]).unwrap().contains("a core log does not remember"));
         let named = r#"m "0 64 mirror disk 2 /l 16 2 /a 0 /b 0" source=/b"#;
         assert!(why(named, &[0]).unwrap().contains("source= in its line"));
+        let features =
+            |words: &str| format!("m \"0 64 mirror disk 2 /l 16 2 /a 0 /b 0 {words}\" timeout=1");
+        let held = why(&features("1 handle_errors"), &[0]).unwrap();
+        assert!(held.contains("its writes would be held"), "{held}");
+        assert_eq!(why(&features("2 handle_errors keep_log"), &[0]), None);
     }
 
     #[test]

@@ -108,7 +108,7 @@ fn assert_legs(view: &View) {
 
 /// Either leg is missing at a start, and comes back at a later one with what it had.
 fn leg() {
-    for (at, features) in [(0, ""), (1, ""), (0, " 1 handle_errors")] {
+    for (at, features) in [(0, ""), (1, ""), (0, " 2 handle_errors keep_log")] {
         let (tab, before) = made(features, "orig");
         let text = fs::read_to_string(&tab.0).expect("a tab file");
         restart(&tab);
@@ -222,6 +222,8 @@ fn refused() {
     let [log, b] = ["log", "b"].map(link);
     refuses(&text.replace(&format!("disk 2 {log}"), "core 1"), "a core log does not remember");
     refuses(&text.replace("timeout=0", &format!("timeout=0,source={b}")), "source= in its line");
+    let holds = format!("{OFFSET} 1 handle_errors\"");
+    refuses(&text.replace(&format!("{OFFSET}\""), &holds), "its writes would be held");
     refuses(&text.replace(&b, "/dev/none"), "none of its legs is there");
     refuses(&text.replace(&log, "/dev/nolog"), "/dev/nolog");
     let named = format!("{text}m-lost-0 \"0 8 zero\" noauto\n");
