@@ -85,14 +85,9 @@ impl Departure {
     }
 
     /// Whether parts of another disk (all of it if there are none) are bytes of the origin: it is a
-    /// loop device on the origin, or its file, or a partition of it, or has it as a partition; or
-    /// the origin, a device, was made of it. `now`: the places can be compared, because this is the
-    /// boot of the departure.
+    /// loop device on the origin, or its file, or a partition of it, or has it as a partition.
+    /// `now`: the places can be compared, because this is the boot of the departure.
     pub fn is_below(&self, disk: &KnownDisk, parts: &[Part], now: bool) -> bool {
-        let made_of = self.made_of.as_ref().filter(|_| now);
-        if made_of.is_some_and(|made_of| made_of.meets(disk, parts)) {
-            return true;
-        }
         let is_compared = now && !self.place.on.is_empty() && self.place.on == disk.place.on;
         if is_compared {
             let part = |(start, len): &Part| disk.place.part(start.bytes(), len.bytes());
@@ -103,6 +98,15 @@ impl Departure {
         // A disk that was attached again: where a partition is on it is not compared.
         let origin = KnownDisk { name: self.cow.origin.clone(), ..KnownDisk::default() };
         origin.is_partition_of(disk) || disk.is_partition_of(&origin)
+    }
+
+    /// The departure as it is recorded when these parts of a disk (all of it if there are none) are
+    /// about to be written, if the deleted device that was its origin was made of them: the next
+    /// device on them is another origin.
+    #[must_use]
+    pub fn parted_from(&self, disk: &KnownDisk, parts: &[Part]) -> Option<Departure> {
+        let is_changed = self.made_of.as_ref()?.meets(disk, parts);
+        is_changed.then(|| Departure { made_of: None, ..self.clone() })
     }
 
     /// Why the store must not be used after the origin has changed.
@@ -145,8 +149,13 @@ impl RunDir {
                 Content { key: key.to_owned(), boot: boot_id()?, departure: departure.clone() };
             // The directory may have been removed: the record is for a later server.
             self.make()?;
-            // If this fails, the snapshot is not deleted, and no file may be left.
-            durable::create(&path, &serde_json::to_vec_pretty(&content)?)
+            let bytes = serde_json::to_vec_pretty(&content)?;
+            match path.exists() {
+                // If this fails, what was on record still is.
+                true => durable::replace(&path, &bytes),
+                // If this fails, the snapshot is not deleted, and no file may be left.
+                false => durable::create(&path, &bytes),
+            }
         };
         write().map_err(|error| at(&path, error))
     }
@@ -175,6 +184,33 @@ impl RunDir {
             found.push(content.departure);
         }
         Ok(found)
+    }
+
+    /// The snapshots that have left a device which was deleted in this boot, and of which it is
+    /// known what it was made of.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn departures_of_gone(&self) -> io::Result<Vec<Departure>> {
+        let boot = boot_id()?;
+        let files = self.departed_files()?.into_iter().map(|(_, content)| content);
+        let of_gone = files.filter(|it| it.boot == boot && it.departure.made_of.is_some());
+        Ok(of_gone.map(|content| content.departure).collect())
+    }
+
+    /// No device that was deleted in this boot, and was made of these parts of a disk (of any, if
+    /// there are none), is made again as the same one: they are about to be written.
+    ///
+    /// # Errors
+    /// A file cannot be read or written: the disk must not be written.
+    pub fn part_from_gone(&self, disk: &KnownDisk, parts: &[Part]) -> io::Result<()> {
+        let boot = boot_id()?;
+        for (_, Content { key, boot: then, departure }) in self.departed_files()? {
+            if let Some(parted) = departure.parted_from(disk, parts).filter(|_| then == boot) {
+                self.write_departure(&key, &parted)?;
+            }
+        }
+        Ok(())
     }
 
     /// All merges that have no device and may not have ended.

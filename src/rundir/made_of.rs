@@ -34,8 +34,7 @@ struct Below {
 
 impl MadeOf {
     /// What a device with these disks is made of. None if that does not tell what it shows: it has
-    /// a device below it, which may be another one by then, or a leg that was chosen as the source,
-    /// or a disk of which nothing is known.
+    /// a device below it, which may be another one by then, or a disk of which nothing is known.
     pub fn of(spec: &DeviceSpec, known: &KnownDisks) -> Option<MadeOf> {
         use TargetParams::{Linear, Mirror, Segments};
         let shows_disks = matches!(spec.table.params, Mirror(_) | Linear(_) | Segments(_));
@@ -43,7 +42,7 @@ impl MadeOf {
             known.get(word).is_some_and(|disk| !disk.is_own() && !disk.place.on.is_empty())
         };
         let words = spec.table.params.devices();
-        if !shows_disks || spec.source.is_some() || !words.iter().all(is_known) {
+        if !shows_disks || !words.iter().all(is_known) {
             return None;
         }
         let disk = |word: String| {
@@ -123,9 +122,6 @@ mod tests {
         let both = [("/a", disk("block 8:0 5")), ("/c", disk("block 8:16 6"))];
         assert_eq!(made_of("0 8 snapshot /a /c P 8", &both), None, "its origin changes without it");
         assert_eq!(made_of("0 8 zero", &[]), None, "no snapshot is taken of it");
-        let known = [("/a".to_owned(), disk("block 8:0 5"))].into_iter().collect();
-        let spec = DeviceSpec { source: Some(1), ..DeviceSpec::of_line(LINE) };
-        assert_eq!(MadeOf::of(&spec, &known), None, "a source was chosen");
     }
 
     #[test]

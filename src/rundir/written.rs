@@ -16,6 +16,7 @@ impl RunDir {
     /// # Errors
     /// A loss cannot be recorded, or a record cannot be read: the disk must not be written.
     pub fn lose_departures(&self, disk: &KnownDisk, part: Part) -> Result<bool, Reason> {
+        self.part_from_gone(disk, &[part])?;
         let departures = self.departures("", disk, &[part])?;
         for departure in &departures {
             let record = LostStore::of(self, departure.cow.clone());

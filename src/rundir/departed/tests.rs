@@ -3,7 +3,7 @@
 use dm_targets::snapshot::format::StoreId;
 
 use super::*;
-use crate::protocol::Which;
+use crate::protocol::{DeviceSpec, Which};
 use crate::rundir::lost::LostStore;
 use dm_targets::snapshot::losses::LossRecord;
 use dm_targets::units::{Sector, Sectors};
@@ -185,4 +185,31 @@ fn a_departure_of_an_earlier_version_has_no_place() {
     fs::write(&path, content.to_string()).unwrap();
     let found = |disk| rundir.departures("other", &disk, &[]).unwrap().len();
     assert_eq!((found(disk("wwid o", 8)), found(disk("", 3)), found(disk("", 4))), (1, 1, 0));
+}
+
+#[test]
+fn a_deleted_device_is_another_one_when_its_disks_are_written() {
+    let (dir, rundir) = rundir();
+    let place = Place { on: "block 8:0 5".to_owned(), start: 0, end: u64::MAX };
+    let disk = KnownDisk { place, ..disk("wwid d", 4) };
+    let known = [("/a".to_owned(), disk.clone())].into_iter().collect();
+    let made_of = MadeOf::of(&DeviceSpec::of_line("0 8 linear /a 16"), &known);
+    assert!(made_of.is_some());
+    let one = Departure { made_of, ..departure(1, "wwid a", "") };
+    rundir.write_departure("k", &one).unwrap();
+    let of_gone = || rundir.departures_of_gone().unwrap();
+    assert_eq!(rundir.departures("k", &disk, &[]).unwrap(), [], "the disk was not the origin");
+    rundir.part_from_gone(&disk, &[(Sector(0), Sectors(16))]).unwrap();
+    assert_eq!(of_gone(), std::slice::from_ref(&one), "what is before its part");
+    // If it cannot be recorded, what was on record still is.
+    let file = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let blocked = file.with_extension("departed-new");
+    fs::create_dir(&blocked).unwrap();
+    rundir.part_from_gone(&disk, &[]).unwrap_err();
+    fs::remove_dir(&blocked).unwrap();
+    assert_eq!(of_gone(), std::slice::from_ref(&one));
+    rundir.part_from_gone(&disk, &[(Sector(23), Sectors(1))]).unwrap();
+    assert_eq!(of_gone(), []);
+    assert!(rundir.left_another(&one.cow, 9).unwrap(), "the snapshot itself is not lost");
+    assert!(fs::read_to_string(&file).unwrap().contains("\"key\": \"k\""));
 }

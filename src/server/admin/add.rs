@@ -33,6 +33,15 @@ use crate::server::events::tell;
 use crate::ublk::device::{BLOCK_PATH, on_server_death};
 use crate::ublk::{DeviceInfo, kernels};
 
+/// What the user wants of a new device that is over when its target is open.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// What would be refused is done (`--force`).
+    force: bool,
+    /// A mirror is recovered from a leg of the user's choice.
+    names_source: bool,
+}
+
 impl<M: Machine> Administrator<M> {
     /// Adds one device.
     pub(super) fn add(
@@ -47,18 +56,18 @@ impl<M: Machine> Administrator<M> {
             self.own_at(disk).is_none() && !matches!(self.carrier_at(disk, None), Ok(Some(_)))
         });
         Silent::on(&self.machine, disks)?;
-        let force = spec.force;
+        let wanted = Wanted { force: spec.force, names_source: spec.source.is_some() };
         let passed_on = self.take_mirror(&spec, None)?;
         let made = self
             .prepare(spec, name.as_deref(), None)
             .and_then(|prepared| self.make(&prepared, id).map(|info| (prepared, info)));
         let (prepared, info) = made.map_err(|why| self.not_passed_on(passed_on.as_ref(), why))?;
         let mut state = prepared.state(&info, "");
-        let wanted = name.clone();
-        let (note, departed) = match self.bring_up(&prepared, &info, name, &mut state, force) {
+        let label = name.clone();
+        let (note, departed) = match self.bring_up(&prepared, &info, name, &mut state, wanted) {
             Ok(brought_up) => brought_up,
             Err(why) => {
-                tell_not_added(&prepared.spec, wanted.as_deref(), &why);
+                tell_not_added(&prepared.spec, label.as_deref(), &why);
                 let new = Unconfirmed { state, target: prepared.target, passed_on };
                 let note = self.undo(new).unwrap_or_else(|left| Some(left.to_string()));
                 self.passing = None;
@@ -230,9 +239,9 @@ impl<M: Machine> Administrator<M> {
         info: &DeviceInfo,
         name: Option<String>,
         state: &mut DeviceState,
-        force: bool,
+        wanted: Wanted,
     ) -> Result<(Option<String>, Vec<Departure>), Reason> {
-        let departed = self.register(prepared, name, state, force)?;
+        let departed = self.register(prepared, name, state, wanted)?;
         let before = self.note_of(prepared)?;
         let served = self.machine.serve(info, &state.name, &prepared.target, false)?;
         self.unless_silent(Errand::on(info.id, "add"), served, |_, _| {})??;
@@ -260,7 +269,7 @@ impl<M: Machine> Administrator<M> {
         prepared: &NewDevice<M>,
         name: Option<String>,
         state: &mut DeviceState,
-        force: bool,
+        Wanted { force, names_source }: Wanted,
     ) -> Result<Vec<Departure>, Reason> {
         let _directory = self.machine.records().lock()?;
         let unread = if force { Unread::ByForce } else { Unread::Refused };
@@ -269,7 +278,10 @@ impl<M: Machine> Administrator<M> {
         self.refuse_renumbered(&prepared.spec.table.params.devices(), &prepared.spec.named)?;
         self.refuse_taken_uuid(&prepared.spec)?;
         self.lose_left_out(state)?;
-        let departed = self.find_departed(&prepared.deps, &prepared.spec)?;
+        // A source that the user has named may have something else than the device had.
+        let is_same = !names_source || mutant::is(Mutant::SourceTakenForSame);
+        let departed =
+            if is_same { self.find_departed(&prepared.deps, &prepared.spec)? } else { Vec::new() };
         self.lose_departures_on(&prepared.deps, &prepared.spec)?;
         let mut taken = self.machine.records().names_beside()?;
         taken.extend(self.devices.values().map(|entry| entry.name.clone()));

@@ -169,9 +169,8 @@ impl<M: Machine> Administrator<M> {
         let records = self.machine.records();
         for (word, _, known) in deps.disks().filter(|(word, ..)| Some(*word) != origin) {
             let parts = spec.parts_of(word);
-            let forgotten = mutant::is(Mutant::MadeOfForgotten);
-            let left = records.departures(known, &parts)?.into_iter();
-            for departure in left.filter(|left| left.made_of.is_none() || !forgotten) {
+            self.part_from_gone(known, &parts).map_err(|why| why.context(word))?;
+            for departure in records.departures(known, &parts)? {
                 let loss = departure.loss();
                 records.losses(departure.cow).record(loss).map_err(|why| {
                     let what =

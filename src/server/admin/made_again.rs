@@ -2,17 +2,18 @@
 //! have left it are snapshots of the new device, like those of a disk, as long as nobody has
 //! written to the disks in between.
 //!
-//! Rules kept here: I9. While the device is gone its disks are those of the origin
-//! ([`MadeOf`]): whatever this program writes there loses the snapshots. They stay those of a
-//! device that is gone until it is certain that the new one knows of them and nothing has been
-//! written through it before: an end of the server in between makes nothing up.
+//! Rules kept here: I9. Once this program writes to the disks of a device that is gone
+//! ([`MadeOf`]), the next device on them is another origin, which only the user can take for the
+//! same. It is another one, too, until it is certain that it knows of its snapshots and nothing
+//! has been written through it before: an end of the server in between makes nothing up. No
+//! snapshot is recorded as lost for what only may have changed.
 
 use super::devices::Deps;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{DeviceRef, DeviceSpec, KnownDisk};
+use crate::protocol::{DeviceRef, DeviceSpec, KnownDisk, Part};
 use crate::rundir::departed::Departure;
 use crate::rundir::made_of::MadeOf;
 use crate::ublk::device::BLOCK_PATH;
@@ -37,11 +38,11 @@ impl<M: Machine> Administrator<M> {
         leave().unwrap_or_else(|why: Reason| log::warn!("{}: {why}", entry.name));
     }
 
-    /// The snapshots that had left the device that a new one is again. From now on they are those
-    /// of a device that is gone, until [`Administrator::take_up`].
+    /// The snapshots that had left the device that a new one is again. (They are those of a device
+    /// that is gone, until [`Administrator::take_up`]: the new one is about to write its disks.)
     ///
     /// # Errors
-    /// That cannot be recorded.
+    /// The records cannot be read.
     pub(super) fn find_departed(
         &self,
         deps: &Deps,
@@ -49,20 +50,24 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<Vec<Departure>, Reason> {
         let Some(own) = MadeOf::of(spec, &deps.known()) else { return Ok(Vec::new()) };
         let records = self.machine.records();
-        let mut found: Vec<Departure> = Vec::new();
-        for (.., known) in deps.disks() {
-            for departure in records.departures(known, &[])? {
-                let is_its = departure.made_of.as_ref().is_some_and(|made_of| made_of.is(&own));
-                let is_new = found.iter().all(|other| other.cow != departure.cow);
-                if is_its && is_new {
-                    found.push(Departure { made_of: None, ..departure });
-                }
-            }
-        }
-        if !mutant::is(Mutant::MadeAgainAtOnce) {
-            found.iter().try_for_each(|departure| records.record_departure(departure))?;
-        }
+        let mut found = records.departures_of_gone()?;
+        found.retain(|left| left.made_of.as_ref().is_some_and(|made_of| made_of.is(&own)));
+        found.iter_mut().for_each(|departure| departure.made_of = None);
         Ok(found)
+    }
+
+    /// A disk is about to be written: no device that was made of these parts of it (of any, if
+    /// there are none) is made again as the same one.
+    ///
+    /// # Errors
+    /// That cannot be recorded.
+    pub(super) fn part_from_gone(&self, disk: &KnownDisk, parts: &[Part]) -> Result<(), Reason> {
+        if mutant::is(Mutant::MadeOfForgotten) {
+            return Ok(());
+        }
+        self.machine.records().part_from_gone(disk, parts).map_err(|why| {
+            why.context("that a deleted snapshot's origin is written cannot be recorded")
+        })
     }
 
     /// Has a device that has just been started know the snapshots that have left it. If something

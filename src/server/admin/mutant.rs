@@ -133,8 +133,8 @@ pub enum Mutant {
     /// What has been written to a device that is made again before it knows of its deleted
     /// snapshots goes unnoticed.
     MadeAgainUnlooked,
-    /// A device that is made again counts as the old one before it knows of its deleted snapshots.
-    MadeAgainAtOnce,
+    /// A mirror that is made again from a leg of the user's choice counts as the old one.
+    SourceTakenForSame,
     /// What is written to the disks of a deleted device leaves its deleted snapshots as they are.
     MadeOfForgotten,
     /// Requests are carried out that come before a device is started that is taken over.

@@ -90,6 +90,18 @@ pub trait Records: Clone + Send + 'static {
     /// # Errors
     /// The records cannot be read.
     fn departures(&self, disk: &KnownDisk, parts: &[Part]) -> Result<Vec<Departure>, Reason>;
+    /// The recorded departures of snapshots from devices that were deleted in this boot, and of
+    /// which it is known what they were made of.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    fn departures_of_gone(&self) -> Result<Vec<Departure>, Reason>;
+    /// Records that parts of a disk (all of it if there are none) are about to be written: a device
+    /// that was deleted in this boot and was made of them is not made again as the same one.
+    ///
+    /// # Errors
+    /// It cannot be recorded.
+    fn part_from_gone(&self, disk: &KnownDisk, parts: &[Part]) -> Result<(), Reason>;
     /// Whether the store on a COW has left an origin with another number, in this boot.
     ///
     /// # Errors

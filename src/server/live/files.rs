@@ -74,6 +74,14 @@ impl Records for Files {
         self.rundir.departures(&self.key, disk, parts).map_err(Failure::from)
     }
 
+    fn departures_of_gone(&self) -> Result<Vec<Departure>, Reason> {
+        self.rundir.departures_of_gone().map_err(Failure::from)
+    }
+
+    fn part_from_gone(&self, disk: &KnownDisk, parts: &[Part]) -> Result<(), Reason> {
+        self.rundir.part_from_gone(disk, parts).map_err(Failure::from)
+    }
+
     fn left_another(&self, cow: &Cow, number: u64) -> Result<bool, Reason> {
         self.rundir.left_another(cow, number).map_err(Failure::from)
     }

@@ -1,15 +1,16 @@
 //! A device that is deleted after its snapshot, and made again.
 //!
 //! Rules held here: a device of the same disks by the same table is the same origin, so the
-//! snapshot goes on, unless this program has written to the device or to its disks meanwhile (I9),
-//! through whatever device. Of a device below which another one is, or that is a snapshot, that is
-//! not known: the user must say so.
+//! snapshot goes on, unless the device has been written meanwhile: then it is lost (I9). If this
+//! program may have written to the disks, through whatever device, or has recovered them from a leg
+//! of the user's choice, or the device stands on another one or is a snapshot, it is not known: the
+//! user must say so, and nothing is lost.
 
 use super::carried_lives::live;
 use super::carried_refused::{add, stack};
 use super::carried_stack::{Do, LOWER, Lower, Stack, Upper};
 use super::early;
-use crate::protocol::{Command, Reply};
+use crate::protocol::{Command, DeviceSpec, Reply};
 #[cfg(feature = "mutants")]
 use crate::server::admin::mutant::{self, Mutant};
 
@@ -65,10 +66,15 @@ fn again(line: &'static str) -> Result<(), String> {
     goes_on(&mut stack)
 }
 
-/// A device made of the disks of the deleted one is another one, or is written, by its own table or
-/// as the origin of others: the snapshot is lost.
+/// A device made of the disks of the deleted one is another one, and may change them: the user must
+/// say that it has not. What is written to the device itself loses the snapshot.
 fn changed_meanwhile() -> Result<(), String> {
-    let others = ["0 8 linear /a 0", "0 4 linear /a 4", "0 8 mirror core 1 2 2 /a 0 /c 0"];
+    let others = [
+        "0 8 linear /a 0",
+        "0 4 linear /a 4",
+        "0 8 mirror core 1 2 2 /a 0 /c 0",
+        "0 8 snapshot-origin /a",
+    ];
     for (line, other) in OF_DISKS.iter().flat_map(|line| others.map(|other| (*line, other))) {
         if line == other {
             continue;
@@ -76,7 +82,7 @@ fn changed_meanwhile() -> Result<(), String> {
         let mut stack = deleted(line)?;
         come_and_go(&mut stack, other)?;
         stack.act(Do::Add(Lower))?;
-        refused(&mut stack, "is lost")?;
+        another_one(&mut stack)?;
     }
     for line in OF_DISKS {
         let mut stack = deleted(line)?;
@@ -85,6 +91,24 @@ fn changed_meanwhile() -> Result<(), String> {
         refused(&mut stack, "is lost")?;
     }
     Ok(())
+}
+
+/// It is refused, and nothing of it is lost.
+fn another_one(stack: &mut Stack) -> Result<(), String> {
+    refused(stack, "--other-origin takes it")?;
+    stack.adopts = true;
+    goes_on(stack)
+}
+
+/// The mirror is made again from a leg of the user's choice.
+fn from_another_leg() -> Result<(), String> {
+    let mut stack = deleted(LOWER[0])?;
+    stack.begin()?;
+    let spec = DeviceSpec { source: Some(1), force: true, ..stack.spec(Lower) };
+    let added = stack.ask(Command::Add { name: None, id: None, spec })?;
+    let Reply::Added { device, .. } = added else { return Err("not added".into()) };
+    stack.lower = Some(device);
+    another_one(&mut stack)
 }
 
 /// A user writes to the device as soon as it is there.
@@ -100,9 +124,7 @@ fn written_at_once(line: &'static str) -> Result<(), String> {
 fn another(line: &'static str) -> Result<(), String> {
     let mut stack = deleted(line)?;
     stack.act(Do::Add(Lower))?;
-    refused(&mut stack, "--other-origin takes it")?;
-    stack.adopts = true;
-    goes_on(&mut stack)
+    another_one(&mut stack)
 }
 
 #[test]
@@ -111,8 +133,9 @@ fn a_device_that_is_made_again_is_the_same() {
 }
 
 #[test]
-fn what_is_written_meanwhile_loses_the_snapshot() {
+fn what_is_written_meanwhile_makes_it_another_one() {
     changed_meanwhile().unwrap();
+    from_another_leg().unwrap();
     OF_DISKS.iter().for_each(|line| written_at_once(line).unwrap());
 }
 
@@ -171,11 +194,12 @@ fn every_mutant_of_devices_made_again_is_killed() {
     for mutant in [
         Mutant::CarriedAgain,
         Mutant::MadeAgainUnlooked,
-        Mutant::MadeAgainAtOnce,
         Mutant::MadeOfForgotten,
+        Mutant::SourceTakenForSame,
     ] {
         mutant::set(Some(mutant));
         let found = changed_meanwhile()
+            .and_then(|()| from_another_leg())
             .and_then(|()| written_at_once(OF_DISKS[0]))
             .and_then(|()| another(UNKNOWN[0]))
             .and_then(|()| broken().map(drop));

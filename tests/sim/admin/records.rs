@@ -283,6 +283,18 @@ impl Records for Directory {
         Ok(shared.files.departed.values().filter(is_of).cloned().collect())
     }
 
+    fn departures_of_gone(&self) -> Result<Vec<Departure>, Reason> {
+        let shared = Directory::lock(self);
+        let of_gone = shared.files.departed.values().filter(|left| left.made_of.is_some());
+        Ok(of_gone.cloned().collect())
+    }
+
+    fn part_from_gone(&self, disk: &KnownDisk, parts: &[Part]) -> Result<(), Reason> {
+        let left: Vec<Departure> = Directory::lock(self).files.departed.values().cloned().collect();
+        let parted = left.iter().filter_map(|left| left.parted_from(disk, parts));
+        parted.into_iter().try_for_each(|left| self.record_departure(&left))
+    }
+
     fn left_another(&self, cow: &Cow, number: u64) -> Result<bool, Reason> {
         let known_by = self.losses(cow.clone()).known_by;
         let left = Directory::lock(self).files.departed.get(&known_by[0]).cloned();

@@ -111,9 +111,6 @@ fn fio(seed: u64) {
         for disk in ["n0", "n1", "n2"] {
             crate::disk::wipe(disk);
         }
-        // They were deleted, and their stores are gone: the next device on these disks would lose
-        // them.
-        server::forget_departed();
     }
 }
 

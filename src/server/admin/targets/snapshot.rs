@@ -250,6 +250,7 @@ impl<M: Machine> Administrator<M> {
         origin: Origin,
         open: impl FnOnce(&M::Thread) -> Result<(), Reason> + Send + 'static,
     ) -> Result<Origin, Reason> {
+        self.part_from_gone(&origin.known, &[])?;
         let departures = self.machine.records().departures(&origin.known, &[])?;
         self.machine.call(move |thread| async move { open(&thread) })??;
         self.restore_departures_of(origin.disk, departures)?;
