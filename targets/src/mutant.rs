@@ -120,6 +120,8 @@ pub enum Mutant {
     LegsNamedLate,
     /// A mirror starts without a leg although its log does not say that the others are up to date.
     AbsentUntold,
+    /// Where a leg is not there, only one of the others gets what is written.
+    OthersNotSources,
     /// A leg that is unknown to the log counts as in sync where the log says so of others.
     ForeignLegsTrusted,
     /// A leg is removed although no other is known to have everything durably.

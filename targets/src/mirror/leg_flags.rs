@@ -137,6 +137,12 @@ impl LegFlags {
         Some((0..record.count).map(|leg| record.flags >> leg & 1 == 1).collect())
     }
 
+    /// Whether the record has a leg that must not be copied from, so that it says of each whether
+    /// it may be.
+    pub fn tells_legs_apart(header: &[u8; HEADER_BYTES]) -> bool {
+        Record::decode(header).is_some_and(|record| record.flags != 0)
+    }
+
     /// Whether legs are missing from the record. The log's bits do not apply to them.
     pub fn names_foreign_legs(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
         let Some(record) = Record::decode(header) else { return false };

@@ -80,6 +80,8 @@ struct Header {
     other_size: Cell<Option<Sectors>>,
     /// The log was not a mirror's when it was read.
     fresh: Cell<bool>,
+    /// It had all regions in sync, or said which legs are not up to date, so that all others are.
+    tells_sources: Cell<bool>,
     /// Another program has used the log while it had legs as stale, of which it knew nothing.
     doubtful: Cell<bool>,
     /// The header on disk if it names legs that the mirror does not have, or if the bits are about
@@ -170,6 +172,7 @@ impl Log {
                 region_size,
                 other_size: Cell::new(None),
                 fresh: Cell::new(false),
+                tells_sources: Cell::new(false),
                 doubtful: Cell::new(false),
                 foreign: RefCell::default(),
             },
@@ -245,6 +248,11 @@ impl Log {
     /// The log could not be written as a whole: marks cannot be made.
     pub(super) fn fail(&self) {
         self.health.set(self.health.get().without_marks());
+    }
+
+    /// Whether each leg that the log, as it was read, does not have as stale is up to date.
+    pub(super) fn tells_sources(&self) -> bool {
+        self.header.tells_sources.get()
     }
 
     /// Whether the log was not a mirror's when it was read.

@@ -119,6 +119,19 @@ fn refuse_untold(log: &Log, absent: LegSet, stale: LegSet) -> Result<(), OpenErr
     }
 }
 
+/// Makes sources of all legs that the log has as up to date, if others are not there: no region can
+/// be recovered as long as a leg fails, so each of them has to get every write.
+fn with_all_sources(mut known: Known, absent: LegSet, legs: usize) -> Known {
+    let Known { log, stale, begun, .. } = &mut known;
+    let is_told = begun.sources.is_none() && log.tells_sources();
+    if !absent.is_empty() && is_told && !mutant::is(Mutant::OthersNotSources) {
+        begun.sources = Some(LegSet::first(legs).without(*stale));
+        // A request that was in flight may have reached some of them.
+        begun.unequal = true;
+    }
+    known
+}
+
 /// Whether the bits of a log are about regions of the mirror's size.
 ///
 /// # Errors
@@ -158,6 +171,7 @@ pub(super) async fn read_known(
 ) -> Result<Known, OpenError> {
     let mut log = None;
     let known = read_log(config, regions, identities, &mut log).await;
+    let known = known.map(|known| with_all_sources(known, config.absent, identities.len()));
     known.map_err(|why| {
         if why != OpenError::NoSource {
             return why;

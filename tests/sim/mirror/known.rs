@@ -309,6 +309,61 @@ pub fn a_leg_that_was_not_there_is_recovered() {
     }
 }
 
+/// Three legs and their log without the second one, which only fails, and with another one instead
+/// of it in the record.
+fn of_three(without: LegSet, images: &[Image]) -> Result<Fixture, OpenError> {
+    let mut identities = Setup::small().identities;
+    without.iter().for_each(|leg| identities[leg] = OTHER + leg as u64);
+    let setup = Setup { legs: 3, identities, absent: without, ..Setup::small() };
+    let world = world(&setup, images, 0, Schedule::InOrder, Trace::default());
+    for (leg, class) in without
+        .iter()
+        .flat_map(|leg| [Class::Read, Class::Write, Class::Flush].map(|class| (leg, class)))
+    {
+        fail(&world.disks()[leg], class, u32::MAX);
+    }
+    Fixture::open(world, &setup)
+}
+
+/// Of three legs one is not there: what is written has two copies, and is read from the second one
+/// when the first fails as well, at once or at the next start. `written`: regions are out of sync
+/// in the log, as after a loss of power.
+#[test]
+pub fn all_legs_that_are_left_are_kept_up_to_date() {
+    for written in [false, true] {
+        let setup = Setup { legs: 3, ..Setup::small() };
+        let fixture = Fixture::new(&setup, &setup.clean_images());
+        fixture.run_until_idle();
+        fixture.write(100, 2, 2).unwrap();
+        if written {
+            // The log says which leg is not up to date.
+            fail(&fixture.leg(1), Class::Write, u32::MAX);
+            fixture.write(100, 2, 2).unwrap();
+        }
+        let old = if written { images(&fixture) } else { fixture.close() };
+        let two = of_three(LegSet::one(1), &old).unwrap();
+        two.write(101, 3, 1).unwrap();
+        two.run_until_idle();
+        two.write(102, 4, 2).unwrap();
+        assert_eq!(two.leg(0).visible(), two.leg(2).visible(), "{written}");
+        let disks = images(&two);
+        fail(&two.leg(0), Class::Read, u32::MAX);
+        fail(&two.leg(0), Class::Write, u32::MAX);
+        assert_eq!(two.read(3, 1).unwrap()[0], pattern::sector(101, 3));
+        two.write(103, 5, 1).unwrap();
+        assert_eq!(two.read(5, 1).unwrap()[0], pattern::sector(103, 5));
+        let one = of_three(LegSet(0b011), &disks).unwrap();
+        assert_eq!(one.read(3, 1).unwrap()[0], pattern::sector(101, 3));
+        assert_eq!(one.read(4, 1).unwrap()[0], pattern::sector(102, 4));
+        // All come back.
+        let whole = Fixture::new(&setup, &disks);
+        whole.run_until_idle();
+        assert_eq!(whole.read(4, 1).unwrap()[0], pattern::sector(102, 4));
+        assert_eq!(whole.leg(0).visible(), whole.leg(1).visible());
+        assert_eq!(whole.leg(0).visible(), whole.leg(2).visible());
+    }
+}
+
 /// Without a log that says so, nothing knows whether the legs that are left are up to date.
 #[test]
 pub fn a_mirror_without_a_leg_starts_by_its_log_alone() {

@@ -9,7 +9,7 @@ use super::explore::{Case, explore};
 use super::{behaviour, first, first_again, given_up, known, lifecycle, named, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 55] = [
+pub const MUTANTS: [(Mutant, &str); 56] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -34,6 +34,7 @@ pub const MUTANTS: [(Mutant, &str); 55] = [
     (Mutant::LegsNotNamed, "legs"),
     (Mutant::LegsNamedLate, "legs"),
     (Mutant::AbsentUntold, "legs"),
+    (Mutant::OthersNotSources, "legs"),
     (Mutant::ForeignLegsTrusted, "legs"),
     (Mutant::UnflushedSource, "handed_over"),
     (Mutant::RemainingUnflushed, "failing"),
@@ -98,6 +99,7 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
         Mutant::UnclearedNamed => first::a_log_that_could_not_be_cleared_is_cleared_again,
         Mutant::OtherUserUnseen => known::a_log_that_another_program_has_used_names_no_source,
         Mutant::AbsentUntold => known::a_mirror_without_a_leg_starts_by_its_log_alone,
+        Mutant::OthersNotSources => known::all_legs_that_are_left_are_kept_up_to_date,
         Mutant::FirstRecoveryForgotten => first_again::what_is_copied_is_read_from_all_legs,
         Mutant::RegionSizeUnasked => first::a_log_is_not_used_for_regions_of_another_size,
         Mutant::LostRecordForgiven => first::a_log_is_not_trusted_in_the_place_of_a_lost_record,

@@ -47,6 +47,13 @@ impl Log {
         size.filter(|size| *size != self.header.region_size)
     }
 
+    /// Looks whether the log, as it was found, says of each leg whether it is up to date: an
+    /// earlier version, or the kernel, has regions out of sync without saying for which leg.
+    fn look_for_sources(&self, header: &[u8; HEADER_BYTES], bits: &Bits, other: Option<Sectors>) {
+        let all_in_sync = other.is_none() && bits.count() == bits.len();
+        self.header.tells_sources.set(all_in_sync || LegFlags::tells_legs_apart(header));
+    }
+
     /// Like [`Log::read`]; also returns whether the log could be read and understood.
     async fn read_all(
         &self,
@@ -73,6 +80,7 @@ impl Log {
         let overridden = missed.is_none() || mutant::is(Mutant::LogOverridden);
         let initial = beside_flags(initial, doubtful, overridden);
         let other_size = self.other_size(&header);
+        self.look_for_sources(&header, bits, other_size);
         let is_used = initial == InitialSync::FromLog;
         self.header.other_size.set(other_size.filter(|_| is_used));
         let mut foreign = false;
