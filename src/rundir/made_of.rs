@@ -2,11 +2,11 @@
 //! is made of the same is the same origin, and whoever writes to the disks changes it.
 //!
 //! Rule kept here: two devices are taken for the same only if all that decides what they show is
-//! known and equal: the table, and the disks by their names and by where their bytes are.
+//! known and equal: the table, and the disks in it by their names and by where their bytes are.
 
 use std::collections::BTreeMap;
 
-use dm_targets::table::TargetParams;
+use dm_targets::table::{Table, TargetParams};
 use dm_targets::units::{Sector, Sectors};
 use serde::{Deserialize, Serialize};
 
@@ -53,17 +53,20 @@ impl MadeOf {
         Some(MadeOf { table: spec.table.to_string(), disks })
     }
 
-    /// Whether another device is made of the same.
+    /// Whether another device is made of the same, by whatever paths the tables name the disks.
     pub fn is(&self, other: &MadeOf) -> bool {
-        let is_same = |(word, Below { known, .. }): (&String, &Below)| {
-            other.disks.get(word).is_some_and(|Below { known: other, .. }| {
-                (&known.name, known.number, &known.place)
-                    == (&other.name, other.number, &other.place)
-            })
-        };
-        self.table == other.table
-            && self.disks.len() == other.disks.len()
-            && self.disks.iter().all(is_same)
+        let (own, its) = (self.named_by_disks(), other.named_by_disks());
+        own.is_some() && own == its
+    }
+
+    /// The table with what tells its disks from all others in the place of their paths.
+    fn named_by_disks(&self) -> Option<String> {
+        let table = Table::parse_table(&self.table).ok()?;
+        let named = table.with_devices(|word| {
+            let Below { known, .. } = self.disks.get(word).ok_or(())?;
+            serde_json::to_string(&(&known.name, known.number, &known.place)).map_err(|_| ())
+        });
+        Some(named.ok()?.to_string())
     }
 
     /// Whether parts of a disk (all of it if there are none) are bytes of the device.
@@ -110,6 +113,19 @@ mod tests {
         assert!(!other(LINE, disk("block 8:0 6")), "a disk that was attached again");
         assert!(!other(LINE, KnownDisk { number: 4, ..disk("block 8:0 5") }));
         assert!(!other(LINE, KnownDisk { name: "wwid b".to_owned(), ..disk("block 8:0 5") }));
+    }
+
+    #[test]
+    fn it_does_not_matter_by_what_path_a_disk_is_named() {
+        let (a, b) = (disk("block 8:0 5"), disk("block 8:16 6"));
+        let mirror = |one: &str, other: &str, disks: [&KnownDisk; 2]| {
+            let line = format!("0 8 mirror core 1 8 2 {one} 0 {other} 0");
+            made_of(&line, &[(one, disks[0].clone()), (other, disks[1].clone())]).unwrap()
+        };
+        let made = mirror("/a", "/b", [&a, &b]);
+        assert!(made.is(&mirror("/by-id/a", "/b", [&a, &b])));
+        assert!(!made.is(&mirror("/b", "/a", [&b, &a])), "the legs are turned round");
+        assert!(!made.is(&mirror("/a", "/b", [&b, &a])), "the paths lead elsewhere now");
     }
 
     #[test]
