@@ -20,7 +20,7 @@ use crate::protocol::{self, Command, DeviceRef, DeviceReport, Reply};
 use crate::rundir::{RunDir, Server, State};
 use crate::server::{self, orphan};
 use crate::storage::ublk_devices_below;
-use crate::ublk::{Control, apart, device};
+use crate::ublk::{Control, DeviceState, apart, device};
 
 /// What is to be deleted, and what its place in the order depends on.
 struct Doomed<'a> {
@@ -108,22 +108,45 @@ fn before_it(doomed: &[Doomed], at: usize, kept: &[usize], force: bool) -> Resul
         )
         .into());
     }
-    if force { Ok(()) } else { carrier_can_go(doomed, at, device) }
+    if force { Ok(()) } else { carrier_can_go(doomed, at, kept, device) }
 }
 
-/// Refuses a snapshot of a device of the same server that is to be deleted after it and is open:
-/// that device would stay, and be written without its snapshot.
-fn carrier_can_go(doomed: &[Doomed], at: usize, snapshot: &DeviceReport) -> Result<(), Reason> {
-    for carrier in carriers(doomed, at).filter(|carrier| *carrier > at) {
-        let What::Device(_, carrier) = doomed[carrier].what else { continue };
-        device::not_open(carrier.device().id).map_err(|why| {
-            why.context(format!(
+/// Refuses a snapshot of a device of the same server that is to be deleted after it and is open, or
+/// has another snapshot that is: that device would stay, and be written without its snapshot.
+fn carrier_can_go(
+    doomed: &[Doomed],
+    at: usize,
+    kept: &[usize],
+    snapshot: &DeviceReport,
+) -> Result<(), Reason> {
+    for below in carriers(doomed, at).filter(|carrier| *carrier > at) {
+        let What::Device(_, carrier) = doomed[below].what else { continue };
+        let stays = || {
+            format!(
                 "{}: not deleted, because its origin {} stays and would invalidate it",
                 snapshot.name, carrier.name
-            ))
-        })?;
+            )
+        };
+        device::not_open(carrier.device().id).map_err(|why| why.context(stays()))?;
+        for other in users_of(doomed, below).filter(|other| *other != at) {
+            let What::Device(_, user) = doomed[other].what else { continue };
+            if kept.contains(&other) {
+                return Err(format!("{}: {} depends on it", stays(), user.name).into());
+            }
+            // What it is open for may be deleted before it.
+            if other > at && users_of(doomed, other).next().is_none() {
+                device::not_open(user.device().id).map_err(|why| why.context(stays()))?;
+            }
+        }
     }
     Ok(())
+}
+
+/// Those of the devices that are to be deleted which stand on one of them.
+fn users_of<'a>(doomed: &'a [Doomed<'_>], below: usize) -> impl Iterator<Item = usize> + 'a {
+    let all = doomed.iter().enumerate();
+    let found = all.filter(move |(_, one)| one.part.stands_on(&doomed[below].part));
+    found.map(|(above, _)| above)
 }
 
 /// The devices of its own server, among those that are to be deleted, of which a device is a
@@ -296,7 +319,10 @@ fn del_orphan(
     }
     // Last: force overrules nothing of the above.
     if !force {
-        return Err(device::orphaned(id));
+        let info = device::ours(&mut control, id, device.cookie)?;
+        let stopped = info.filter(|info| info.state == DeviceState::Dead);
+        let why = stopped.map(|info| device::no_longer_waits(id, &info));
+        return Err(why.unwrap_or_else(|| device::orphaned(id)));
     }
     // Recorded before the device is deleted: the devices that stay will be served again, and change
     // what this device would have shown.

@@ -114,6 +114,7 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         allow_invalid,
         source,
         lost: Vec::new(),
+        continues: false,
         other_origin,
         merge: None,
         named: Vec::new(),

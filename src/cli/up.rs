@@ -34,7 +34,7 @@ use super::unnamed;
 use super::verdict::verdict;
 use crate::failure::{Failure, Reason};
 use crate::rundir::RunDir;
-use crate::tab::{Entry, files};
+use crate::tab::{Disk, Entry, Tab, files};
 
 /// What is to be brought up.
 pub(super) struct Asked<'a> {
@@ -74,6 +74,7 @@ pub(super) fn brought_up(rundir: &RunDir, asked: &Asked<'_>) -> Result<Vec<Reaso
     let (plan, mut problems) = Plan::of(&tab, names, all, &disk);
     if all {
         problems.extend(tab.wrong.iter().map(|wrong| wrong.why.clone()));
+        warn_of_nothing(&tab);
     }
     plan.entries.iter().for_each(|entry| warn_of_unknown(entry));
     // Caught before anything exists that could be left behind.
@@ -95,7 +96,7 @@ pub(super) fn brought_up(rundir: &RunDir, asked: &Asked<'_>) -> Result<Vec<Reaso
     }
     // Their own reasons are better than that they have no server.
     failed.retain(|(entry, _)| unserved.is_empty() || !running.waits(&entry.name));
-    report(&failed, &mut problems);
+    report(&failed, &mut problems, |name| work.is_up(name));
     let nofail = |name: &String| tab.find(name).is_ok_and(|entry| entry.options.nofail);
     let are_needed = plan.entries.iter().any(|it| running.waits(&it.name) && !nofail(&it.name));
     for why in unserved {
@@ -108,6 +109,15 @@ pub(super) fn brought_up(rundir: &RunDir, asked: &Asked<'_>) -> Result<Vec<Reaso
     Ok(problems)
 }
 
+/// Says that no line has a device: who has named another file, or none, would take it for done.
+fn warn_of_nothing(tab: &Tab) {
+    if tab.entries.is_empty() && tab.wrong.is_empty() {
+        let why =
+            if tab.path.exists() { "there is no line in it" } else { "there is no such file" };
+        log::warn!("{}: {why}, so nothing is brought up", tab.path.display());
+    }
+}
+
 /// Says which options of a line mean nothing to this program.
 fn warn_of_unknown(entry: &Entry) {
     for option in &entry.options.unknown {
@@ -116,8 +126,16 @@ fn warn_of_unknown(entry: &Entry) {
 }
 
 /// Sorts what has failed: what may fail is a warning.
-fn report(failed: &[(&Entry, Failure)], problems: &mut Vec<Reason>) {
+fn report(failed: &[(&Entry, Failure)], problems: &mut Vec<Reason>, is_up: impl Fn(&str) -> bool) {
     for (entry, why) in failed {
+        // A device that carries its snapshots has to be up before them.
+        let origin = entry.origin_of_snapshot().map(Disk::of);
+        if let Some(Disk::Named(origin)) =
+            origin.filter(|it| matches!(it, Disk::Named(name) if is_up(name)))
+        {
+            let name = &entry.name;
+            log::warn!("{origin}: its snapshot {name} is not up, and is lost with the first write");
+        }
         if entry.options.nofail {
             log::warn!("{why}; its line has nofail");
         } else {
@@ -152,7 +170,8 @@ fn print_paths(rundir: &RunDir, plan: &Plan<'_>) -> Result<(), Failure> {
     entries.sort_by(|one, other| {
         (&one.place.file, one.place.line).cmp(&(&other.place.file, other.place.line))
     });
-    let mut devices = entries.iter().filter_map(|entry| running.device(&entry.name));
+    let up = entries.iter().filter(|entry| !running.waits(&entry.name));
+    let mut devices = up.filter_map(|entry| running.device(&entry.name));
     if json::is_on() {
         return results::devices("up", devices.map(Named::of));
     }

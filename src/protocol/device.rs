@@ -84,6 +84,10 @@ pub struct DeviceSpec {
     /// the record of the legs decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<usize>,
+    /// Its user expects a store on the COW, as in the tab file, so that nothing has to be said of
+    /// it. Never in a state file.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub continues: bool,
     /// A store that was made for another origin belongs to this one from now on. In a state file:
     /// the COW does not record this yet.
     #[serde(default)]
@@ -218,6 +222,7 @@ impl DeviceSpec {
             allow_invalid: false,
             source: None,
             lost: Vec::new(),
+            continues: false,
             other_origin: false,
             merge: None,
             named: Vec::new(),

@@ -99,6 +99,10 @@ impl Tab {
     }
 
     fn none(&self, name: &str) -> Failure {
+        // It may stand in what cannot be read.
+        if let Some(unread) = self.wrong.iter().find(|wrong| wrong.words.is_none()) {
+            return unread.why.clone().context(name);
+        }
         let why = format!("{name}: not in {}, nor beside it", self.path.display());
         Failure::new(Kind::NotFound, why)
     }

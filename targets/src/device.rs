@@ -57,6 +57,8 @@ pub struct Device {
     swaps: Cell<u64>,
     /// Something was written or discarded through it.
     written: Cell<bool>,
+    /// It was live before.
+    taken_over: Cell<bool>,
 }
 
 impl Device {
@@ -73,6 +75,7 @@ impl Device {
             given_up: Cell::new(false),
             swaps: Cell::new(0),
             written: Cell::new(false),
+            taken_over: Cell::new(false),
         }
     }
 
@@ -86,9 +89,14 @@ impl Device {
         self.gate.is_held()
     }
 
-    /// Whether something was written or discarded through it, or may have been.
+    /// Whether something was written or discarded through it here, or may have been.
     pub fn is_written(&self) -> bool {
         self.written.get()
+    }
+
+    /// The same in its whole life: whoever takes it over does not know that.
+    pub fn was_in_use(&self) -> bool {
+        self.written.get() || self.taken_over.get()
     }
 
     /// Its target.
@@ -223,9 +231,10 @@ impl Device {
     }
 
     /// Holds the users of a new device back until [`Device::release_users`]: the kernel may send
-    /// their requests before what they need is there.
+    /// their requests before what they need is there. An earlier server may have written to it.
     pub fn hold_until_started(&self) {
         self.users.hold();
+        self.taken_over.set(true);
     }
 
     /// Lets the users of a device continue that is not suspended.

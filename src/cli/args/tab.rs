@@ -16,7 +16,8 @@ const FORMAT: &str = "\
 A disk is an absolute path, or a device of ublk-dm: NAME or /dev/ublk-dm/NAME. The options are \
 separated by commas: noauto, nofail, _netdev, x-initrd.attach, timeout=SECONDS (default 30), \
 id=N, uuid=UUID, \
-read-only, force, shared, source=DEV, beside=DEV, no-recovery, on-server-death=wait|fail, \
+read-only, force, shared, source=DEV, beside=DEV, other-origin, no-recovery, \
+on-server-death=wait|fail, \
 queues=N, depth=N, no-zero-copy. Unknown ones are ignored, with a warning; those that begin \
 with x- silently. UBLK_DM_TAB names another file (and directory, with .d).";
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use super::finding::{Finding, Mend};
+use super::left::wiped;
 use crate::cli::client::Known;
 use crate::cli::reap;
 use crate::cli::stand_in;
@@ -80,6 +81,16 @@ fn of_device(device: &DeviceObject, stand_ins: &[&str]) -> Option<Finding> {
     })
 }
 
+/// How an invalid snapshot makes room for another one.
+fn invalid_mend(name: &str, device: &DeviceObject) -> String {
+    match &device.parts {
+        Some(TargetObject::Snapshot(snapshot)) => {
+            format!("ublk-dm del {name} && {}", wiped(&snapshot.cow))
+        }
+        _ => format!("ublk-dm del {name}"),
+    }
+}
+
 /// What needs attention about what a device holds.
 fn of_health(
     name: &str,
@@ -95,7 +106,7 @@ fn of_health(
     Some(match health {
         Health::Invalid => {
             problem("invalid", "the snapshot is invalid: its content is lost (the origin is not)")
-                .by_hand(format!("ublk-dm del {name}"))
+                .by_hand(invalid_mend(name, device))
         }
         Health::Overflow => {
             let what = format!("{cow} is full, and a write to the snapshot has failed");

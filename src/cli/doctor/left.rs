@@ -59,7 +59,7 @@ fn lost((cow, why): &(String, String)) -> Finding {
         None => "; no disk has this name now: if the COW no longer exists, remove that file".into(),
     };
     let what = format!("the snapshot on this COW must not be used: {why}{gone}");
-    let finding = Finding::problem("lost-store", what).of(cow);
+    let finding = Finding::problem("lost-store", what).of(here.as_deref().unwrap_or(cow));
     finding.by_hand(wiped(here.as_deref().unwrap_or("COW")))
 }
 

@@ -7,6 +7,7 @@ use dm_targets::table::TargetParams;
 use super::finding::{Finding, Mend};
 use super::left::wiped;
 use crate::cli::client::Known;
+use crate::protocol::DeviceReport;
 use crate::rundir::{RunDir, lost};
 use crate::storage::{self, DiskId};
 use crate::tab::{Disk, Entry, Options, files};
@@ -76,5 +77,13 @@ fn user_of(origin: &str, known: &Known) -> Option<String> {
             device.object.block_device.clone()
         }
     };
-    storage::user_of(DiskId::of_path(Path::new(&path)).ok()?)
+    let by = storage::user_of(DiskId::of_path(Path::new(&path)).ok()?)?;
+    // The server of other snapshots of it claims it, and writes nothing to it.
+    let keeps = |device: &&DeviceReport| {
+        device.object.server_pid.is_some_and(|pid| by.contains(&format!("process {pid} (")))
+    };
+    let devices = known.devices();
+    let mut its = devices.into_iter().filter(keeps).peekable();
+    let only_keeps = its.peek().is_some() && its.all(|device| device.object.target == "snapshot");
+    (!only_keeps).then_some(by)
 }

@@ -267,7 +267,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn is_up(&self, name: &str) -> bool {
+    /// Whether a device is up, before or by this command.
+    pub fn is_up(&self, name: &str) -> bool {
         // One with another table than its line has is up as well.
         let was_up = self.running.device(name).is_some() && !self.running.waits(name);
         let place = self.plan.entries.iter().position(|entry| entry.name == name);

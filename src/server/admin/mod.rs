@@ -29,6 +29,7 @@ mod made_again;
 mod merge;
 mod merging;
 mod mirrored;
+mod missed;
 pub mod mutant;
 mod new_device;
 mod not_started;

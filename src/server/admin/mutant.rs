@@ -135,6 +135,8 @@ pub enum Mutant {
     MadeAgainUnlooked,
     /// A mirror that is made again from a leg of the user's choice counts as the old one.
     SourceTakenForSame,
+    /// A store is taken for a snapshot of an origin that was in use without it.
+    MissedTaken,
     /// What is written to the disks of a deleted device leaves its deleted snapshots as they are.
     MadeOfForgotten,
     /// Requests are carried out that come before a device is started that is taken over.

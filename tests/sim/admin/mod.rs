@@ -56,6 +56,7 @@ mod merge_words;
 mod merging;
 mod merging_silent;
 mod messages;
+mod missed;
 mod model;
 mod moves;
 mod moves_again;

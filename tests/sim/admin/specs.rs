@@ -64,6 +64,7 @@ impl Town {
             degraded: false,
             source: None,
             lost: Vec::new(),
+            continues: false,
             other_origin: false,
             allow_invalid: false,
             merge: None,

@@ -245,6 +245,7 @@ fn deleted() {
         top.write(8, &Buf::new(8));
         assert!(!server::status("s").contains("Invalid"), "SIGTERM has lost the snapshot");
     }
+    kept_by_another(&lower);
     ublk_dm("del s").ok();
     snapshot(&lower, &cow, "s");
     ublk_dm("del s").ok();
@@ -279,6 +280,20 @@ fn kept_together() {
         assert!(out.code == 1 && lines == 2 && out.stderr.contains(why), "{}", out.stderr);
         assert_one_server(&["m", "s"]);
     }
+}
+
+/// The snapshot `s` of the device `m` is not deleted before it while another one is open.
+fn kept_by_another(lower: &Lower) {
+    let open = Disk::open(&snapshot(lower, &slice("cow2", "n2", 2 * SIZE, SIZE / 2), "t"));
+    for command in ["del --all", "del m s t", "del t m s"] {
+        let said = ublk_dm(command).stderr;
+        let why = "s: not deleted, because its origin m stays and would invalidate it";
+        assert!(said.contains(why), "{said}");
+        assert_one_server(&["m", "s", "t"]);
+    }
+    drop(open);
+    ublk_dm("del t").ok();
+    server::forget_departed();
 }
 
 /// fio writes to these devices and verifies what it reads, without an error, while `act` is called

@@ -10,7 +10,7 @@ use super::admin::kill;
 use super::process::Service;
 use super::tab::{Tab, path};
 use crate::Case;
-use crate::disk::{Disk, MIB, slice};
+use crate::disk::{Buf, Disk, MIB, slice};
 use crate::faults::{Fails, Faulty};
 use crate::model::View;
 use crate::runner::scratch;
@@ -25,6 +25,8 @@ pub fn cases() -> Vec<Case> {
         Case { name: "tab-lost-replaced", bound_s: 180, disks: four, run: |_| replaced() },
         Case { name: "tab-lost-refused", bound_s: 240, disks: four, run: |_| refused() },
         Case { name: "tab-lost-service", bound_s: 180, disks: four, run: |_| service() },
+        Case { name: "tab-lost-second", bound_s: 120, disks: four, run: |_| second() },
+        Case { name: "tab-lost-cow", bound_s: 120, disks: four, run: |_| cow() },
     ]
 }
 
@@ -294,4 +296,65 @@ fn service() {
     tab.up("m");
     assert_legs(&now);
     restart(&tab);
+}
+
+/// Of three legs one is not there, and then another one fails: the third has everything, in use and
+/// at the next start.
+fn second() {
+    let log = linked("log", &slice("log", "n3", 0, MIB));
+    Disk::open(&log).zero(0, MIB);
+    let leg = Faulty::new("a", "n0", 0, LEN);
+    let legs =
+        [linked("a", &leg.node), linked("b", &slice("b", "n1", 0, LEN)), slice("c3", "n2", 0, LEN)];
+    let [a, b, c] = &legs;
+    let line = format!("m  \"0 {LEN} mirror disk 2 {log} 1024 3 {a} 0 {b} 0 {c} 0\"  timeout=0\n");
+    let (tab, view) = (Tab::of(&line), View::new("orig", LEN));
+    tab.up("m");
+    ublk_dm("wait m --in-sync").ok();
+    restart(&tab);
+    remove(1);
+    let told = tab.run("up m").ok().stderr;
+    assert!(told.contains("m: it runs without leg 1, ") && told.lines().count() == 1, "{told}");
+    view.fill(&Disk::open(&path("m")));
+    [a, c].iter().for_each(|leg| view.verify(&Disk::open(leg)));
+    leg.set(&[(Fails::All, 0, LEN)]);
+    view.verify(&Disk::open(&path("m")));
+    view.fill(&Disk::open(&path("m")));
+    view.verify(&Disk::open(&path("m")));
+    restart(&tab);
+    fs::remove_file(link("a")).expect("removable");
+    let told = tab.run("up m").ok().stderr;
+    assert!(told.contains("runs without leg 0") && told.contains("runs without leg 1"), "{told}");
+    view.verify(&Disk::open(&path("m")));
+    restart(&tab);
+}
+
+/// The COW of a snapshot is not there at a start, its origin is written, and the COW comes back.
+fn cow() {
+    let (origin, kept) = (linked("o", &slice("o", "n0", 0, LEN)), slice("kept", "n1", 0, LEN));
+    let missing = linked("c", &kept);
+    let line = |of: &str| format!("s \"0 {LEN} snapshot {of} {missing} P 16\" nofail,timeout=0\n");
+    let of_disk = format!("o \"0 {LEN} snapshot-origin {origin}\"\n{}", line(&origin));
+    let carried = format!("o \"0 {LEN} linear {origin} 0\"\n{}", line("/dev/ublk-dm/o"));
+    for text in [of_disk, carried] {
+        Disk::open(&missing).zero(0, 8);
+        let tab = Tab::of(&text);
+        tab.up("--all");
+        Disk::open(&path("o")).write(0, &Buf::new(8));
+        for writes in [false, true] {
+            restart(&tab);
+            fs::remove_file(&missing).expect("removable");
+            let told = tab.run("up --all").ok().stderr;
+            assert!(told.contains("o: its snapshot s is not up, and is lost with"), "{told}");
+            if writes {
+                Disk::open(&path("o")).write(4096, &Buf::new(8));
+            }
+            linked("c", &kept);
+            let out = tab.run("up s");
+            assert_eq!(out.stderr.contains("a mixture of two moments"), writes, "{}", out.stderr);
+            tab.run("doctor --fix");
+            assert_eq!(names().len(), if writes { 1 } else { 2 }, "{:?}", names());
+        }
+        restart(&tab);
+    }
 }

@@ -18,6 +18,8 @@ pub(super) struct OpenMerge {
     pub(super) opened: OpenTarget,
     pub(super) chunk: ChunkSize,
     pub(super) len: Sectors,
+    /// Its store keeps chunks of an earlier moment.
+    pub(super) keeps: bool,
 }
 
 /// Opens a merge, which runs as `options` say from its first batch on. That of an invalid snapshot,
@@ -31,12 +33,14 @@ pub(super) async fn open(
 ) -> Result<OpenMerge, Reason> {
     let (path, block_bytes) = (parts.cow.name().clone(), parts.cow.limits().logical_block_bytes);
     let merge = Merge::open(parts, origin, Bounds::default()).await?;
-    if merge.phase() == Phase::Unusable && !allow_invalid {
+    let is_usable = merge.phase() != Phase::Unusable;
+    if !is_usable && !allow_invalid {
         return Err(is_invalid(&path, block_bytes));
     }
     options.iter().for_each(|options| run_as(&merge, options));
     let (chunk, len) = (merge.chunk_size(), merge.len());
-    Ok(OpenMerge { opened: OpenTarget { target: Target::Merge(merge), events }, chunk, len })
+    let keeps = is_usable && merge.exceptions() > 0;
+    Ok(OpenMerge { opened: OpenTarget { target: Target::Merge(merge), events }, chunk, len, keeps })
 }
 
 /// Lets a merge run as the options say.

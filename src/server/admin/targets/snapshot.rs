@@ -17,6 +17,7 @@ use super::lost;
 use super::reused_disks::ReusedDisk;
 use super::segments::refresh;
 use super::snapshot_open::{self, Found, NO_ORIGIN, Opening};
+use super::wipe;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks, Unmade, Which};
 use crate::server::admin::devices::{Deps, LeftOut, no_device};
@@ -108,13 +109,13 @@ impl<M: Machine> Administrator<M> {
             merges,
             merge: spec.merge.clone(),
         };
-        let (target, found) = self.open_snapshot(cow, opening)?;
+        let (target, found) = self.open_snapshot(cow, opening, (&known, &origin))?;
         let (read_only, limits) = (spec.options.read_only, [&origin.limits, &cow_limits]);
         let params = params_of(snapshot, limits, &found, read_only, merges);
         cow_known.store = known.store;
         cow_known.unmade = found.is_new.then_some(Unmade { overwrites: overwrite });
         let deps = deps_of(snapshot, (origin.disk, origin.known), (cow_id, cow_known));
-        let note = found.note(snapshot, cow_limits.logical_block_size).filter(|_| !again);
+        let note = found.note(snapshot, cow_limits.logical_block_size, again || spec.continues);
         let spec = served_spec(spec, snapshot, found.chunk, origin.shared);
         let cow = persistent.then_some(known);
         Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
@@ -315,17 +316,23 @@ impl<M: Machine> Administrator<M> {
         &mut self,
         cow: M::Open,
         mut opening: Opening<<M::Records as Records>::Losses>,
+        (known, origin): (&Cow, &Origin),
     ) -> Result<(Held<M::Handle>, Found), Reason> {
         if opening.again && mutant::is(Mutant::MergeOptionsForgotten) {
             opening.merge = None;
         }
-        let store = opening.ownership.store;
-        let persistent = !opening.table.store.is_transient();
+        let Opening { again, ownership: Ownership { store, adopt, .. }, .. } = opening;
+        let (path, persistent) = (cow.path(), !opening.table.store.is_transient());
+        let zero = wipe::zero_start(&path, cow.limits().logical_block_size);
         let journal = if persistent { self.machine.journal(&cow, store)? } else { None };
         let merged = self.machine.waker();
-        self.open_target(move |thread: Rc<M::Thread>| async move {
+        let (target, found) = self.open_target(move |thread: Rc<M::Thread>| async move {
             snapshot_open::open(&thread, cow, journal, opening, merged).await
-        })
+        })?;
+        if !again && !adopt && found.keeps {
+            self.refuse_missed((&path, known), origin, &zero)?;
+        }
+        Ok((target, found))
     }
 }
 
@@ -352,7 +359,7 @@ fn served_spec(spec: DeviceSpec, snapshot: &Table, chunk: ChunkSize, shared: boo
     // `--force` as a permission to overwrite ends here; the origin is shared by all devices of the
     // family.
     let table = dm_targets::table::Table { params, ..spec.table };
-    DeviceSpec { table, force: shared, ..spec }
+    DeviceSpec { table, force: shared, continues: false, ..spec }
 }
 
 /// A store that was on record before it was made, with its id.

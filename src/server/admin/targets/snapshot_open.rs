@@ -32,12 +32,22 @@ pub(super) struct Found {
     pub(super) is_new: bool,
     /// The store was on the COW already, and is valid.
     continued: Option<Store>,
+    /// It keeps chunks of an earlier moment.
+    pub(super) keeps: bool,
 }
 
 impl Found {
-    /// What the user of a new device must know of its store.
-    pub(super) fn note(&self, snapshot: &Table, block_bytes: u32) -> Option<String> {
+    /// What the user of a new device must know of its store. `expected`: that it is there is known.
+    pub(super) fn note(
+        &self,
+        snapshot: &Table,
+        block_bytes: u32,
+        expected: bool,
+    ) -> Option<String> {
         let place = (snapshot.cow.as_str(), block_bytes);
+        if expected && snapshot.chunk_size.is_none_or(|wanted| wanted == self.chunk) {
+            return None;
+        }
         let note = |store| continued::note(place, store, self.chunk, snapshot.chunk_size);
         self.continued.map(note)
     }
@@ -111,12 +121,12 @@ pub(super) async fn open<T: Thread>(
     if merges {
         let options = opening.merge.as_ref();
         let opened = merge::open(parts, &origin, events, allow_invalid, options);
-        let OpenMerge { opened, chunk, len } = opened.await?;
+        let OpenMerge { opened, chunk, len, keeps } = opened.await?;
         if let Some(carrier) = group.carrier_of(&origin).filter(|_| !again) {
             // What its users have written is on it; from now on they cannot.
             carrier.drain_users().await;
         }
-        return Ok((opened, Found { chunk, len, is_new: false, continued: None }));
+        return Ok((opened, Found { chunk, len, is_new: false, continued: None, keeps }));
     }
     let snapshot = Snapshot::open(parts).await?;
     refuse_unusable(&snapshot, (&table.cow, block_bytes), again && !opening.unmade, allow_invalid)?;
@@ -124,7 +134,9 @@ pub(super) async fn open<T: Thread>(
     let is_continued =
         persistent && !snapshot.store().is_new() && snapshot.health() != Health::Invalid;
     let continued = is_continued.then(|| Store::with(snapshot.exceptions()));
-    let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len(), is_new, continued };
+    let (chunk, len) = (snapshot.chunk_size(), snapshot.len());
+    let keeps = matches!(continued, Some(Store::Filled));
+    let found = Found { chunk, len, is_new, continued, keeps };
     Ok((OpenTarget { target: Target::Snapshot(snapshot), events }, found))
 }
 

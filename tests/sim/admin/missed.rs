@@ -1,0 +1,103 @@
+//! An origin's device that is up without a snapshot of it, whose COW is not there, say: the next
+//! start knows nothing of the one before.
+//!
+//! Rule held here: what is written without a snapshot is noticed (I9): its store is refused, unless
+//! it keeps nothing, has left the origin properly, or the user takes it nevertheless.
+
+use super::carried_stack::{Do, LOWER, Lower, Stack, Upper};
+use super::town::{Town, What};
+use crate::protocol::{Command, Reply};
+#[cfg(feature = "mutants")]
+use crate::server::admin::mutant::{self, Mutant};
+
+const O: What = What::Origin;
+const S: What = What::Snap(0);
+/// What a refusal says.
+const MIXTURE: &str = "which would show a mixture of two moments; zero its start with";
+
+/// A machine that has started again, with a snapshot that keeps a chunk, and its origin's device.
+fn of_disk() -> Result<Town, String> {
+    let mut town = Town::new(0, false);
+    for step in [S, O] {
+        town.add(step)?;
+    }
+    town.write(O, 0);
+    town.flush(O);
+    town.flush(S);
+    town.crash(true);
+    town.add(O).map(|()| town)
+}
+
+fn refused(found: Result<(), String>, what: &str) -> Result<(), String> {
+    match found {
+        Err(why) if why.contains(MIXTURE) => Ok(()),
+        other => Err(format!("{what}: {other:?}, and not refused")),
+    }
+}
+
+/// It is taken as it is.
+fn taken(town: &mut Town) -> Result<(), String> {
+    let spec = crate::protocol::DeviceSpec { other_origin: true, ..Town::spec(S) };
+    match town.ask("o", Command::Add { name: None, id: None, spec })? {
+        Reply::Added { .. } => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+fn of_disks() -> Result<(), String> {
+    let mut town = of_disk()?;
+    town.add(S).map_err(|why| format!("nothing was written: {why}"))?;
+    town.judge(S).map_err(|why| format!("{why:?}"))?;
+    town.del(S, false)?;
+    town.write(O, 5);
+    let lost = town.add(S).expect_err("it has left and is lost");
+    if !lost.contains("is lost") {
+        return Err(lost);
+    }
+    let mut town = of_disk()?;
+    town.write(O, 5);
+    refused(town.add(S), "written")?;
+    taken(&mut town)?;
+    let mut town = of_disk()?;
+    town.kill("o");
+    town.recover()?;
+    refused(town.add(S), "taken over")?;
+    taken(&mut town)
+}
+
+/// The same of a device that carries its snapshots.
+fn of_devices() -> Result<(), String> {
+    for line in LOWER.split_at(2).0 {
+        for writes in [false, true] {
+            let mut stack = Stack::new(line, false);
+            for step in [Do::Add(Lower), Do::Add(Upper), Do::Write(Lower, 0), Do::Flush(Upper)] {
+                stack.act(step)?;
+            }
+            stack.crash(true, Do::Flush(Upper));
+            (stack.lower, stack.upper) = (None, None);
+            stack.act(Do::Add(Lower))?;
+            if writes {
+                stack.act(Do::Write(Lower, 5))?;
+                refused(stack.add(Upper).map(drop), line)?;
+                stack.adopts = true;
+            }
+            stack.add(Upper).map_err(|why| format!("{line}, {writes}: {why}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_written_without_a_snapshot_is_noticed() {
+    of_disks().unwrap();
+    of_devices().unwrap();
+}
+
+#[test]
+#[cfg(feature = "mutants")]
+fn a_snapshot_that_missed_writes_is_noticed_to_be_taken() {
+    mutant::set(Some(Mutant::MissedTaken));
+    let found = (of_disks(), of_devices());
+    mutant::set(None);
+    assert!(found.0.is_err() && found.1.is_err(), "{found:?}");
+}
