@@ -128,13 +128,15 @@ fn carrier_can_go(
             )
         };
         device::not_open(carrier.device().id).map_err(|why| why.context(stays()))?;
-        for other in users_of(doomed, below).filter(|other| *other != at) {
+        for other in all_above(doomed, below).into_iter().filter(|other| *other != at) {
             let What::Device(_, user) = doomed[other].what else { continue };
             if kept.contains(&other) {
                 return Err(format!("{}: {} depends on it", stays(), user.name).into());
             }
-            // What it is open for may be deleted before it.
-            if other > at && users_of(doomed, other).next().is_none() {
+            // A device of another server has it open, and may be deleted before it.
+            let server = doomed[other].part.server;
+            let is_held = users_of(doomed, other).any(|user| doomed[user].part.server != server);
+            if other > at && !is_held {
                 device::not_open(user.device().id).map_err(|why| why.context(stays()))?;
             }
         }
@@ -147,6 +149,17 @@ fn users_of<'a>(doomed: &'a [Doomed<'_>], below: usize) -> impl Iterator<Item = 
     let all = doomed.iter().enumerate();
     let found = all.filter(move |(_, one)| one.part.stands_on(&doomed[below].part));
     found.map(|(above, _)| above)
+}
+
+/// The same, with those that stand on these, and so on.
+fn all_above(doomed: &[Doomed<'_>], below: usize) -> Vec<usize> {
+    let (mut all, mut next) = (Vec::new(), vec![below]);
+    while let Some(one) = next.pop() {
+        let new: Vec<usize> = users_of(doomed, one).filter(|user| !all.contains(user)).collect();
+        all.extend(&new);
+        next.extend(new);
+    }
+    all
 }
 
 /// The devices of its own server, among those that are to be deleted, of which a device is a

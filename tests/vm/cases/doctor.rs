@@ -89,23 +89,7 @@ fn dead_server() {
     assert_eq!(fixed, ["s", "o"]);
     Disk::open(&dev).write(0, &Buf::new(8));
     assert_eq!(problems(), Vec::<[String; 3]>::new());
-    just_dead("o", &dead);
     ublk_dm("del --all").ok();
-}
-
-/// For a moment after the end of its server the kernel shows a device as if it had one: it is not
-/// taken for lost, since what `doctor` advises for that deletes it.
-fn just_dead(name: &str, dead: &[[String; 3]]) {
-    for _ in 0..5 {
-        let pid = pid_of(name);
-        sh(&format!("kill -9 {pid}")).ok();
-        for word in problems().iter().map(|[check, ..]| check) {
-            assert!(["no-server", "silent-server"].contains(&word.as_str()), "{word}");
-        }
-        server::wait_gone(pid);
-        server::wait_for(20, "the server's end", || problems() == dead);
-        ublk_dm("recover --all").ok();
-    }
 }
 
 fn with_tab(path: &str, line: &str) -> Out {

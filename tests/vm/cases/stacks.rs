@@ -282,17 +282,21 @@ fn kept_together() {
     }
 }
 
-/// The snapshot `s` of the device `m` is not deleted before it while another one is open.
+/// The snapshot `s` of `m` is not deleted before it while another one, or one of that, is open.
 fn kept_by_another(lower: &Lower) {
-    let open = Disk::open(&snapshot(lower, &slice("cow2", "n2", 2 * SIZE, SIZE / 2), "t"));
-    for command in ["del --all", "del m s t", "del t m s"] {
-        let said = ublk_dm(command).stderr;
-        let why = "s: not deleted, because its origin m stays and would invalidate it";
-        assert!(said.contains(why), "{said}");
-        assert_one_server(&["m", "s", "t"]);
+    let other = snapshot(lower, &slice("cow2", "n2", 2 * SIZE, SIZE / 2), "t");
+    let top = Lower { path: other.clone(), first: String::new(), second: None };
+    let upper = snapshot(&top, &slice("cow3", "n2", 3 * SIZE, SIZE / 2), "u");
+    for path in [&other, &upper] {
+        let _open = Disk::open(path);
+        for command in ["del --all", "del m s t u", "del u t m s"] {
+            let said = ublk_dm(command).stderr;
+            let why = "s: not deleted, because its origin m stays and would invalidate it";
+            assert!(said.contains(why), "{said}");
+            assert_one_server(&["m", "s", "t", "u"]);
+        }
     }
-    drop(open);
-    ublk_dm("del t").ok();
+    ublk_dm("del t u").ok();
     server::forget_departed();
 }
 
