@@ -21,7 +21,8 @@ pub(super) fn spec(entry: &Entry) -> Result<(DeviceSpec, args::Common), Failure>
     let source = options.source.as_deref().map(|word| Path::new(named_by(word)));
     let spec = table::of_lines(&table.to_string(), &common, source, Disks::in_tab())?;
     let (other_origin, lost) = (options.other_origin, lost::stood_in(entry));
-    Ok((DeviceSpec { other_origin, lost, continues: true, ..spec }, common))
+    let continues = entry.origin_of_snapshot().is_some();
+    Ok((DeviceSpec { other_origin, lost, continues, ..spec }, common))
 }
 
 /// The options of a line as those of `create`, but for the device that it is beside.

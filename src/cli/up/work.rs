@@ -82,7 +82,7 @@ impl Work<'_> {
         }
         Err(format!(
             "it is up with another table than that of {}: `ublk-dm save {name}` writes the one \
-             that it has",
+             that it has, `ublk-dm down {name}` and `up` give it the one that is written",
             entry.place
         )
         .into())
