@@ -37,6 +37,9 @@ enum What<'a> {
     Files(&'a str),
 }
 
+/// A device that stays, by its name.
+type Staying<'a> = (&'a str, Part);
+
 /// What became of it.
 #[derive(Default)]
 struct Deleted {
@@ -50,6 +53,7 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
     let (without_table, words) = &notable::del(&rundir, words, all)?;
     let known = Known::of(&rundir)?;
     let (doomed, mut problems) = doomed(&rundir, &known, words, all);
+    let staying = staying(&known, &doomed);
     let must_wait = |one: usize, other: usize| {
         let (one, other) = (&doomed[one].part, &doomed[other].part);
         // A family's devices have one lock.
@@ -59,7 +63,7 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
     let deleted = side_by_side::run(doomed.len(), must_wait, |at| {
         let mut deleted = Deleted::default();
         let before = kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match before_it(&doomed, at, &before, force)
+        match before_it((&doomed, &staying), at, &before, force)
             .and_then(|()| doomed[at].what.delete(&rundir, force))
         {
             Ok(done) => deleted = done,
@@ -87,7 +91,12 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
 }
 
 /// Refuses a device on which one stands that is kept, or whose origin is kept.
-fn before_it(doomed: &[Doomed], at: usize, kept: &[usize], force: bool) -> Result<(), Reason> {
+fn before_it(
+    (doomed, staying): (&[Doomed], &[Staying]),
+    at: usize,
+    kept: &[usize],
+    force: bool,
+) -> Result<(), Reason> {
     let Doomed { what: What::Device(_, device), part } = &doomed[at] else { return Ok(()) };
     let first = |is_it: &dyn Fn(&Part) -> bool| {
         let kept = kept.iter().filter(|kept| !force && **kept < at).map(|kept| &doomed[*kept]);
@@ -108,13 +117,13 @@ fn before_it(doomed: &[Doomed], at: usize, kept: &[usize], force: bool) -> Resul
         )
         .into());
     }
-    if force { Ok(()) } else { carrier_can_go(doomed, at, kept, device) }
+    if force { Ok(()) } else { carrier_can_go((doomed, staying), at, kept, device) }
 }
 
 /// Refuses a snapshot of a device of the same server that is to be deleted after it and is open, or
-/// has another snapshot that is: that device would stay, and be written without its snapshot.
+/// is kept by another device: it would stay, and be written without its snapshot.
 fn carrier_can_go(
-    doomed: &[Doomed],
+    (doomed, staying): (&[Doomed], &[Staying]),
     at: usize,
     kept: &[usize],
     snapshot: &DeviceReport,
@@ -128,7 +137,15 @@ fn carrier_can_go(
             )
         };
         device::not_open(carrier.device().id).map_err(|why| why.context(stays()))?;
-        for other in all_above(doomed, below).into_iter().filter(|other| *other != at) {
+        let above = all_above(doomed, below);
+        let stands = |part: &Part| {
+            let mut below = above.iter().chain([&below]).map(|lower| &doomed[*lower].part);
+            below.any(|lower| part.stands_on(lower))
+        };
+        if let Some((name, _)) = staying.iter().find(|(_, part)| stands(part)) {
+            return Err(format!("{}: {name} depends on it", stays()).into());
+        }
+        for other in above.into_iter().filter(|other| *other != at) {
             let What::Device(_, user) = doomed[other].what else { continue };
             if kept.contains(&other) {
                 return Err(format!("{}: {} depends on it", stays(), user.name).into());
@@ -238,10 +255,7 @@ fn doomed<'a>(
     let mut devices: Vec<Doomed> = Vec::new();
     for (server, family) in known.families.iter().enumerate() {
         for device in family.devices.iter().filter(|device| chosen.contains(&device.device())) {
-            let is_origin =
-                matches!(device.object.target.as_str(), "snapshot-origin" | "snapshot-merge");
-            let below = ublk_devices_below(&device.disks);
-            let part = Part { ids: [device.id].into(), below, server, is_origin };
+            let part = part_of(device, server);
             devices.push(Doomed { what: What::Device(&family.key, device), part });
         }
     }
@@ -262,6 +276,21 @@ fn doomed<'a>(
         doomed.push(Doomed { what: What::Files(&family.key), part });
     }
     (doomed, problems)
+}
+
+fn part_of(device: &DeviceReport, server: usize) -> Part {
+    let is_origin = matches!(device.object.target.as_str(), "snapshot-origin" | "snapshot-merge");
+    let below = ublk_devices_below(&device.disks);
+    Part { ids: [device.id].into(), below, server, is_origin }
+}
+
+/// The devices that are not to be deleted.
+fn staying<'a>(known: &'a Known, doomed: &[Doomed]) -> Vec<Staying<'a>> {
+    let is_doomed = |id: u32| doomed.iter().any(|one| one.part.ids.contains(&id));
+    let families = known.families.iter().enumerate();
+    let all = families.flat_map(|(server, it)| it.devices.iter().map(move |one| (server, one)));
+    let staying = all.filter(|(_, device)| !is_doomed(device.id));
+    staying.map(|(server, device)| (device.name.as_str(), part_of(device, server))).collect()
 }
 
 /// Deletes a device, and returns what its user must know.

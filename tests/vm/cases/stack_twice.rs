@@ -1,15 +1,20 @@
-//! Snapshots of a snapshot: one process and one hop for a disk, its snapshots, and theirs.
+//! Snapshots of a snapshot: one process and one hop for a disk, its snapshots, and theirs. And what
+//! is kept when one of a device's snapshots stays.
 
 use super::fio::verify;
-use super::stacks::{SIZE, assert_one_server, killed_while_written};
+use super::stacks::{Lower, SIZE, assert_one_server, killed_while_written, lower, snapshot};
 use crate::Case;
-use crate::disk::{Disk, digest, slice};
+use crate::disk::{Buf, Disk, digest, slice};
 use crate::model::View;
 use crate::sh::ublk_dm;
 use crate::{kernel, server};
 
 pub fn cases() -> Vec<Case> {
-    vec![Case { name: "stack-twice", bound_s: 150, disks: &["n0", "n1", "n2"], run: twice }]
+    let disks = &["n0", "n1", "n2"];
+    vec![
+        Case { name: "stack-twice", bound_s: 150, disks, run: twice },
+        Case { name: "stack-kept", bound_s: 60, disks, run: |_| kept() },
+    ]
 }
 
 /// A disk `m` and a snapshot `s` of it are written, and their server is killed meanwhile; `t` and
@@ -54,4 +59,35 @@ fn twice(seed: u64) {
     frozen.verify(&Disk::open(&upper));
     let names = ["upper", "judge", "below", "disk", "cow0", "cow1", "cow2"];
     names.iter().for_each(|name| kernel::remove(name));
+}
+
+/// A mirror with the snapshots `s` and `t`, and `u` of `t`. As long as one of the others stays, so
+/// does the mirror, and `s` with it: it would be written without it.
+fn kept() {
+    let lower = lower(true);
+    let cow = |name: &str, at: u64| slice(name, "n2", at * 2 * SIZE, 2 * SIZE);
+    let snap = snapshot(&lower, &cow("cow0", 0), "s");
+    let other = snapshot(&lower, &cow("cow1", 1), "t");
+    let first = String::new();
+    let upper = Lower { path: other.clone(), first, second: None };
+    let upper = snapshot(&upper, &cow("cow2", 2), "u");
+    let stays = |command: &str, why: &str| {
+        let said = ublk_dm(command).stderr;
+        let what = "s: not deleted, because its origin m stays and would invalidate it: ";
+        assert!(said.contains(what) && said.contains(why), "{command}: {said}");
+        assert_one_server(&["m", "s", "t", "u"]);
+    };
+    // Nobody asks for the deletion of what stands on `m`, or on what does.
+    stays("del m s", ": t depends on it");
+    stays("del t m s", ": u depends on it");
+    for path in [&other, &upper] {
+        let _open = Disk::open(path);
+        stays("del --all", " use");
+        stays("del u t m s", " use");
+    }
+    Disk::open(&lower.path).write(8, &Buf::new(8));
+    assert!(!server::status("s").contains("Invalid"), "{snap} has lost its content");
+    ublk_dm("del --all").ok();
+    server::forget_departed();
+    server::assert_nothing_left("del --all");
 }

@@ -245,7 +245,6 @@ fn deleted() {
         top.write(8, &Buf::new(8));
         assert!(!server::status("s").contains("Invalid"), "SIGTERM has lost the snapshot");
     }
-    kept_by_another(&lower);
     ublk_dm("del s").ok();
     snapshot(&lower, &cow, "s");
     ublk_dm("del s").ok();
@@ -280,24 +279,6 @@ fn kept_together() {
         assert!(out.code == 1 && lines == 2 && out.stderr.contains(why), "{}", out.stderr);
         assert_one_server(&["m", "s"]);
     }
-}
-
-/// The snapshot `s` of `m` is not deleted before it while another one, or one of that, is open.
-fn kept_by_another(lower: &Lower) {
-    let other = snapshot(lower, &slice("cow2", "n2", 2 * SIZE, SIZE / 2), "t");
-    let top = Lower { path: other.clone(), first: String::new(), second: None };
-    let upper = snapshot(&top, &slice("cow3", "n2", 3 * SIZE, SIZE / 2), "u");
-    for path in [&other, &upper] {
-        let _open = Disk::open(path);
-        for command in ["del --all", "del u t m s"] {
-            let said = ublk_dm(command).stderr;
-            let why = "s: not deleted, because its origin m stays and would invalidate it";
-            assert!(said.contains(why), "{said}");
-            assert_one_server(&["m", "s", "t", "u"]);
-        }
-    }
-    ublk_dm("del t u").ok();
-    server::forget_departed();
 }
 
 /// fio writes to these devices and verifies what it reads, without an error, while `act` is called
