@@ -8,9 +8,12 @@
 
 use std::rc::Rc;
 
+use dm_targets::table::TargetParams;
+
 use super::devices::{Device, is_origins};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
+use super::new_device::NewDevice;
 use super::open_origins::Origin;
 use super::state::Administrator;
 use crate::failure::{Failure, Kind, Reason};
@@ -44,6 +47,25 @@ impl<M: Machine> Administrator<M> {
              {name}, --other-origin takes it (in the tab file, the option other-origin)"
         );
         Err(Failure::new(Kind::Refused, why).of_disk(path))
+    }
+
+    /// The same for a snapshot that has joined its origin since it was opened: that may have been
+    /// written in between.
+    ///
+    /// # Errors
+    /// As [`Administrator::refuse_missed`].
+    pub(super) fn refuse_missed_meanwhile(&self, prepared: &NewDevice<M>) -> Result<(), Reason> {
+        let (Some(cow), Some(zero)) = (&prepared.cow, &prepared.keeps) else { return Ok(()) };
+        let (TargetParams::Snapshot(table) | TargetParams::SnapshotMerge(table)) =
+            &prepared.spec.table.params
+        else {
+            return Ok(());
+        };
+        let Some(origin) = self.origins.of(prepared.deps.carrier()) else { return Ok(()) };
+        if mutant::is(Mutant::MissedMeanwhile) {
+            return Ok(());
+        }
+        self.refuse_missed((&table.cow, cow), origin, zero)
     }
 
     /// The name of a device through which an origin has been written, or may have been.

@@ -137,6 +137,8 @@ pub enum Mutant {
     SourceTakenForSame,
     /// A store is taken for a snapshot of an origin that was in use without it.
     MissedTaken,
+    /// The same, if the origin was first written while the store was opened.
+    MissedMeanwhile,
     /// What is written to the disks of a deleted device leaves its deleted snapshots as they are.
     MadeOfForgotten,
     /// Requests are carried out that come before a device is started that is taken over.

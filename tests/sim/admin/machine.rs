@@ -161,6 +161,7 @@ impl Machine for SimMachine {
             kernel.deny(Control::Add, id.unwrap_or_default())?;
             kernel.add(id, options, params, self.pid).ok_or_else(|| "taken".into())
         })
+        .inspect(|_| self.write_beside())
     }
 
     fn serve(

@@ -5,6 +5,9 @@
 //! it keeps nothing, has left the origin properly, or the user takes it nevertheless.
 
 use super::carried_stack::{Do, LOWER, Lower, Stack, Upper};
+use super::early;
+use super::machine::SimMachine;
+use super::process::spawn_pass;
 use super::town::{Town, What};
 use crate::protocol::{Command, Reply};
 #[cfg(feature = "mutants")]
@@ -26,6 +29,16 @@ fn of_disk() -> Result<Town, String> {
     town.flush(S);
     town.crash(true);
     town.add(O).map(|()| town)
+}
+
+impl SimMachine {
+    /// Carries out what a user sends to another device while one is added.
+    pub(super) fn write_beside(&self) {
+        let beside = self.site.kernel.borrow_mut().beside.take();
+        let Some((id, pending)) = beside else { return };
+        spawn_pass(&self.executor, &self.thread, id, &pending);
+        drop(self.site.run(&self.executor, || pending.result.borrow().is_some()));
+    }
 }
 
 fn refused(found: Result<(), String>, what: &str) -> Result<(), String> {
@@ -65,6 +78,25 @@ fn of_disks() -> Result<(), String> {
     taken(&mut town)
 }
 
+/// A device is written for the first time while a snapshot of it is added.
+fn meanwhile() -> Result<(), String> {
+    let mut stack = Stack::new(LOWER[1], false);
+    for step in [Do::Add(Lower), Do::Add(Upper), Do::Write(Lower, 0), Do::Flush(Upper)] {
+        stack.act(step)?;
+    }
+    stack.crash(true, Do::Flush(Upper));
+    (stack.lower, stack.upper) = (None, None);
+    stack.act(Do::Add(Lower))?;
+    let written = early::write(&mut stack, 5, 77);
+    let id = stack.device(Lower).ok_or("no device")?.id;
+    stack.town.site.kernel.borrow_mut().beside = Some((id, written.clone()));
+    refused(stack.add(Upper).map(drop), "meanwhile")?;
+    match *written.result.borrow() {
+        Some(Ok(())) => Ok(()),
+        ref other => Err(format!("{other:?}")),
+    }
+}
+
 /// The same of a device that carries its snapshots.
 fn of_devices() -> Result<(), String> {
     for line in LOWER.split_at(2).0 {
@@ -91,6 +123,7 @@ fn of_devices() -> Result<(), String> {
 fn what_is_written_without_a_snapshot_is_noticed() {
     of_disks().unwrap();
     of_devices().unwrap();
+    meanwhile().unwrap();
 }
 
 #[test]
@@ -100,4 +133,8 @@ fn a_snapshot_that_missed_writes_is_noticed_to_be_taken() {
     let found = (of_disks(), of_devices());
     mutant::set(None);
     assert!(found.0.is_err() && found.1.is_err(), "{found:?}");
+    mutant::set(Some(Mutant::MissedMeanwhile));
+    let found = meanwhile();
+    mutant::set(None);
+    assert!(found.is_err(), "{found:?}");
 }

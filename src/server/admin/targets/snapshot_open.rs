@@ -15,6 +15,7 @@ use dm_targets::units::{ChunkSize, Sectors};
 
 use super::continued::{self, Store};
 use super::merge::{self, OpenMerge, is_invalid};
+use super::wipe::zero_start;
 use crate::failure::Reason;
 use crate::protocol::MergeOptions;
 use crate::server::admin::machine::Thread;
@@ -32,8 +33,8 @@ pub(super) struct Found {
     pub(super) is_new: bool,
     /// The store was on the COW already, and is valid.
     continued: Option<Store>,
-    /// It keeps chunks of an earlier moment.
-    pub(super) keeps: bool,
+    /// How the COW is prepared for another snapshot, if its store keeps chunks of before.
+    pub(super) keeps: Option<String>,
 }
 
 impl Found {
@@ -98,6 +99,7 @@ pub(super) async fn open<T: Thread>(
     let origin = group.origin(opening.origin.key()).ok_or(NO_ORIGIN)?;
     let cow = thread.disk(cow);
     let block_bytes = cow.limits().logical_block_bytes;
+    let zero = zero_start(&table.cow, block_bytes);
     let events = Rc::new(Events::named(opening.label));
     let persistent = !table.store.is_transient();
     let parts = Parts {
@@ -126,6 +128,7 @@ pub(super) async fn open<T: Thread>(
             // What its users have written is on it; from now on they cannot.
             carrier.drain_users().await;
         }
+        let keeps = keeps.then_some(zero);
         return Ok((opened, Found { chunk, len, is_new: false, continued: None, keeps }));
     }
     let snapshot = Snapshot::open(parts).await?;
@@ -135,7 +138,7 @@ pub(super) async fn open<T: Thread>(
         persistent && !snapshot.store().is_new() && snapshot.health() != Health::Invalid;
     let continued = is_continued.then(|| Store::with(snapshot.exceptions()));
     let (chunk, len) = (snapshot.chunk_size(), snapshot.len());
-    let keeps = matches!(continued, Some(Store::Filled));
+    let keeps = matches!(continued, Some(Store::Filled)).then_some(zero);
     let found = Found { chunk, len, is_new, continued, keeps };
     Ok((OpenTarget { target: Target::Snapshot(snapshot), events }, found))
 }
