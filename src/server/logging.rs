@@ -143,6 +143,9 @@ pub fn start(destination: Destination) -> io::Result<()> {
     std::panic::set_hook(Box::new(|panic| {
         log::error!("{}", panic.to_string().replace('\n', " "));
         log::logger().flush();
+        // As the program that people get does by itself.
+        #[cfg(panic = "unwind")]
+        std::process::abort();
     }));
     Ok(())
 }

@@ -82,8 +82,9 @@ use crate::request::{Request, RequestKind};
 use crate::units::{Sector, Sectors};
 
 /// Slots of a disk by default: the depth that the lower device's queue would have if it were
-/// reached through the kernel. Each takes a few kilobytes.
-pub const SLOTS: usize = 128;
+/// reached through the kernel. Each takes a few kilobytes; a simulation makes them anew for each of
+/// hundreds of thousands of states.
+pub const SLOTS: usize = if cfg!(feature = "sim") { 8 } else { 128 };
 
 /// A disk of which every operation is a request to a device; `None` if the device has no target to
 /// take the size and the limits from, or if it had no slots.
