@@ -327,6 +327,13 @@ pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Reason> {
     }
 }
 
+/// Whether a device is deleted by force only: it waits for a server, or its server does not answer.
+pub(super) fn is_kept_without_force(device: &DeviceReport) -> bool {
+    let DeviceReport { object, .. } = device;
+    let has_ended = matches!(object.state, RunState::Quiesced | RunState::Dead);
+    has_ended || object.server_pid.is_none() || must_answer(device).is_err()
+}
+
 pub(super) fn other_answer() -> Failure {
     "the server sent an unexpected reply".to_owned().into()
 }

@@ -99,13 +99,18 @@ fn examine() -> Vec<Finding> {
     found
 }
 
-/// All devices. One that seems to be lost is looked at again: for a moment after the end of its
-/// server the kernel shows a device as if it had one.
+/// All devices, as they are when [`settled`].
 fn known(rundir: &RunDir) -> Result<Known, Failure> {
-    let known = Known::of(rundir)?;
+    settled(|| Known::of(rundir), || sleep(reap::SECOND_LOOK))
+}
+
+/// What a look shows. If a device seems to be lost, that of a second one: for a moment after the end
+/// of its server the kernel shows a device as if it had one.
+fn settled(look: impl Fn() -> Result<Known, Failure>, pause: impl Fn()) -> Result<Known, Failure> {
+    let known = look()?;
     if known.devices().iter().any(|device| device.object.state == RunState::Dead) {
-        sleep(reap::SECOND_LOOK);
-        return Known::of(rundir);
+        pause();
+        return look();
     }
     Ok(known)
 }
@@ -172,5 +177,39 @@ fn show(finding: &Finding, fixed: bool) -> Result<(), Failure> {
     match mend.filter(|_| !fixed) {
         Some(mend) => print(&format!("    {}", one_line(&mend))),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::super::client::Family;
+    use super::*;
+    use crate::protocol::DeviceState;
+    use crate::server::orphan;
+
+    /// What is known of a device in this state.
+    fn seen(state: RunState) -> Known {
+        let device = DeviceState::of_line(1, "x", "0 8 zero");
+        let devices = vec![orphan::report(&device, state, None)];
+        let families = vec![Family { key: "x".to_owned(), devices }];
+        Known { families, ..Known::default() }
+    }
+
+    #[test]
+    fn what_seems_to_be_lost_is_looked_at_again() {
+        let judged = |states: &[RunState]| {
+            let (left, pauses) = (RefCell::new(states.iter()), Cell::new(0));
+            let look = || Ok(seen(*left.borrow_mut().next().expect("no third look")));
+            let known = settled(look, || pauses.set(pauses.get() + 1)).unwrap();
+            (known.devices()[0].object.state, pauses.get())
+        };
+        let dies = [RunState::Dead, RunState::Quiesced];
+        assert_eq!(judged(&dies), (RunState::Quiesced, 1), "its server has just died");
+        assert_eq!(judged(&[RunState::Dead, RunState::Dead]), (RunState::Dead, 1));
+        for alive in [RunState::Live, RunState::Suspended, RunState::Quiesced] {
+            assert_eq!(judged(&[alive]), (alive, 0), "nobody waits for nothing");
+        }
     }
 }

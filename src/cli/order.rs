@@ -2,8 +2,9 @@
 //! here asks the kernel.
 //!
 //! Rules kept here: a device is deleted before those that it stands on; an origin before its
-//! snapshots, so that nothing writes to the origin any more when they are deleted; and a server is
-//! recovered after the servers that its devices stand on.
+//! snapshots, so that nothing writes to the origin any more when they are deleted; what other
+//! servers have on a device before the device's snapshots, which are lost if that stays; and a
+//! server is recovered after the servers that its devices stand on.
 
 use std::collections::BTreeSet;
 
@@ -39,11 +40,42 @@ impl Part {
 /// The indexes of devices in the order of their deletion: from the top down.
 pub(super) fn deletion(parts: &[Part]) -> Vec<usize> {
     let must_wait = |one: usize, other: usize| parts[other].stands_on(&parts[one]);
+    let after = after_users(parts);
     let should_wait = |one: usize, other: usize| {
+        if after.contains(&(one, other)) {
+            return true;
+        }
         let (one, other) = (&parts[one], &parts[other]);
         one.server == other.server && other.is_origin && !one.is_origin
     };
     order(parts.len(), must_wait, should_wait)
+}
+
+/// What stands on a device of its own server, each with what other servers have on that device, or
+/// on what stands on it: of that it is known only afterwards whether it goes.
+pub(super) fn after_users(parts: &[Part]) -> BTreeSet<(usize, usize)> {
+    let users = |below: usize| {
+        let all = parts.iter().enumerate();
+        let found = all.filter(move |(_, part)| part.stands_on(&parts[below])).map(|(at, _)| at);
+        found.collect::<Vec<_>>()
+    };
+    let mut pairs = BTreeSet::new();
+    for (below, carrier) in parts.iter().enumerate() {
+        let (mut above, mut next) = (BTreeSet::new(), users(below));
+        let own: Vec<usize> =
+            next.iter().copied().filter(|user| parts[*user].server == carrier.server).collect();
+        if own.is_empty() {
+            continue;
+        }
+        while let Some(one) = next.pop() {
+            if above.insert(one) {
+                next.extend(users(one));
+            }
+        }
+        let others = above.into_iter().filter(|user| parts[*user].server != carrier.server);
+        pairs.extend(others.flat_map(|other| own.iter().map(move |one| (*one, other))));
+    }
+    pairs
 }
 
 /// The indexes of servers in the order of their recovery: from the bottom up.
@@ -100,6 +132,19 @@ mod tests {
         // A snapshot (0) of an origin (1) on which a mirror (2) stands.
         let parts = [part(0, &[], 0, false), part(1, &[], 0, true), part(2, &[1], 1, false)];
         assert_eq!(deletion(&parts), [2, 1, 0]);
+    }
+
+    #[test]
+    fn what_another_server_has_on_a_device_goes_before_its_snapshots() {
+        // A mirror (0), its snapshots (1, 2), and devices of other servers on it and on a snapshot.
+        let mirror = part(0, &[], 0, false);
+        let (one, two) = (part(1, &[0], 0, false), part(2, &[0], 0, false));
+        let parts = [mirror.clone(), one.clone(), part(3, &[0], 1, false)];
+        assert_eq!(deletion(&parts), [2, 1, 0]);
+        assert_eq!(after_users(&parts), BTreeSet::from([(1, 2)]));
+        let parts = [mirror, one, two, part(3, &[2], 1, false)];
+        assert_eq!(deletion(&parts), [3, 1, 2, 0]);
+        assert_eq!(after_users(&parts), BTreeSet::from([(1, 3), (2, 3)]));
     }
 
     #[test]

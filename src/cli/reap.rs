@@ -146,14 +146,29 @@ pub(super) fn never_started(rundir: &RunDir) -> Result<Vec<NeverStarted>, Failur
     }
     let Some(recorded) = unrecorded::recorded(rundir)? else { return Ok(Vec::new()) };
     found.retain(|device| !recorded.contains(device));
-    if !found.is_empty() {
-        std::thread::sleep(SECOND_LOOK);
-    }
-    let mut still = Vec::new();
-    for device in found {
+    let is_dead = |device: &DeviceRef| {
         let now = device::ours(&mut control, device.id, device.cookie)?;
-        still
-            .extend(now.filter(|now| now.state == DeviceState::Dead).map(|_| NeverStarted(device)));
+        Ok(now.is_some_and(|now| now.state == DeviceState::Dead))
+    };
+    let still = still_there(found, || std::thread::sleep(SECOND_LOOK), is_dead)?;
+    Ok(still.into_iter().map(NeverStarted).collect())
+}
+
+/// Those of the devices that have no disk that have none after a pause either: one whose server
+/// deletes it is gone then.
+fn still_there(
+    found: Vec<DeviceRef>,
+    pause: impl Fn(),
+    mut is_dead: impl FnMut(&DeviceRef) -> Result<bool, Failure>,
+) -> Result<Vec<DeviceRef>, Failure> {
+    let mut still = Vec::new();
+    if !found.is_empty() {
+        pause();
+    }
+    for device in found {
+        if is_dead(&device)? {
+            still.push(device);
+        }
     }
     Ok(still)
 }
@@ -167,4 +182,24 @@ fn is_abandoned(id: u32) -> bool {
     let is_old = age.is_ok_and(|age| age >= LEAST_AGE);
     let opened = OpenOptions::new().read(true).write(true).open(&path);
     is_old && !opened.is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_just_being_deleted_is_left_alone() {
+        let device = |id| DeviceRef { id, cookie: 7 };
+        let has_paused = Cell::new(false);
+        // The second one's server deletes it meanwhile.
+        let is_dead = |one: &DeviceRef| Ok(!(has_paused.get() && one.id == 2));
+        let found = vec![device(1), device(2), device(3)];
+        let still = still_there(found, || has_paused.set(true), is_dead);
+        assert_eq!(still.unwrap(), [device(1), device(3)]);
+        let none = still_there(Vec::new(), || panic!("nobody waits for nothing"), |_| Ok(true));
+        assert_eq!(none.unwrap(), []);
+    }
 }

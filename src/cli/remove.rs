@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::client::{Known, by_name, must_answer, open_rundir};
+use super::client::{Known, by_name, is_kept_without_force, must_answer, open_rundir};
 use super::gone;
 use super::notable;
 use super::order::{self, Part};
@@ -54,10 +54,12 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
     let known = Known::of(&rundir)?;
     let (doomed, mut problems) = doomed(&rundir, &known, words, all);
     let staying = staying(&known, &doomed);
+    let parts: Vec<Part> = doomed.iter().map(|doomed| doomed.part.clone()).collect();
+    let after = order::after_users(&parts);
     let must_wait = |one: usize, other: usize| {
-        let (one, other) = (&doomed[one].part, &doomed[other].part);
+        let stacked = parts[one].is_stacked_with(&parts[other]);
         // A family's devices have one lock.
-        one.server == other.server || one.is_stacked_with(other)
+        parts[one].server == parts[other].server || stacked || after.contains(&(one, other))
     };
     let kept: Mutex<Vec<usize>> = Mutex::default();
     let deleted = side_by_side::run(doomed.len(), must_wait, |at| {
@@ -147,7 +149,7 @@ fn carrier_can_go(
         }
         for other in above.into_iter().filter(|other| *other != at) {
             let What::Device(_, user) = doomed[other].what else { continue };
-            if kept.contains(&other) {
+            if kept.contains(&other) || is_kept_without_force(user) {
                 return Err(format!("{}: {} depends on it", stays(), user.name).into());
             }
             // A device of another server has it open, and may be deleted before it.

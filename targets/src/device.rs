@@ -59,6 +59,7 @@ pub struct Device {
     written: Cell<bool>,
     /// It was live before.
     taken_over: Cell<bool>,
+    exchanged: Cell<bool>,
 }
 
 impl Device {
@@ -76,6 +77,7 @@ impl Device {
             swaps: Cell::new(0),
             written: Cell::new(false),
             taken_over: Cell::new(false),
+            exchanged: Cell::new(false),
         }
     }
 
@@ -94,9 +96,15 @@ impl Device {
         self.written.get()
     }
 
-    /// The same in its whole life: whoever takes it over does not know that.
+    /// The same in its whole life: whoever takes it over does not know that. A table of another kind,
+    /// or of other ranges, may show something else as well.
     pub fn was_in_use(&self) -> bool {
-        self.written.get() || self.taken_over.get()
+        self.written.get() || self.taken_over.get() || self.exchanged.get()
+    }
+
+    /// It gets a table of another kind, or of other ranges.
+    pub fn set_exchanged(&self) {
+        self.exchanged.set(true);
     }
 
     /// Its target.

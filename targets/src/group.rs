@@ -73,6 +73,11 @@ impl Group {
         self.origins.get_or(key, || Origin::new(open(), self.copy.clone()))
     }
 
+    /// Whether a disk has been changed by way of its origin, in the life of this process.
+    pub fn is_origin_changed(&self, key: DiskKey) -> bool {
+        self.origins.is_changed(key)
+    }
+
     /// Counts an opened target without a device among those that need their origin, for as long as
     /// the caller keeps it.
     pub fn hold(&self, opened: OpenTarget) -> Rc<OpenTarget> {
@@ -293,6 +298,12 @@ impl Group {
         let old = device.target();
         let mut closed = Ok(());
         if activated.is_ok() {
+            match &old {
+                // An earlier server may have written to it, which the origin does not know.
+                Target::Origin(origin) if device.was_in_use() => self.origins.set_changed(origin),
+                _ => {}
+            }
+            device.set_exchanged();
             self.leave(&old, outlived).await;
             closed = device.take_target().await;
             device.put_target(OpenTarget::clone(&held));

@@ -87,6 +87,23 @@ fn a_lost_snapshot_is_not_brought_up() {
     assert_eq!(found[1]["mend"], "ublk-dm up s", "{found:?}");
 }
 
+/// What stands on itself cannot be brought up: doctor says so, and advises nothing.
+#[test]
+fn a_circle_is_not_brought_up() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    fs::write(dir.path().join("tab"), "a \"0 8 linear b 0\"\nb \"0 8 linear a 0\"\n")
+        .expect("writable");
+    let found = found(&dir, &["tab", "not-up"]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    for one in found {
+        assert_eq!((&one["check"], &one["mend"]), (&"tab".into(), &Value::Null), "{one}");
+        assert!(one["what"].as_str().expect("text").contains("stands on itself"), "{one}");
+    }
+}
+
 /// A line with force may overwrite something: `--fix` leaves it to a person.
 #[test]
 fn what_is_forced_is_not_brought_up() {

@@ -7,6 +7,7 @@ use dm_targets::table::TargetParams;
 use super::finding::{Finding, Mend};
 use super::left::wiped;
 use crate::cli::client::Known;
+use crate::cli::up::plan::is_circle;
 use crate::protocol::DeviceReport;
 use crate::rundir::{RunDir, lost};
 use crate::storage::{self, DiskId};
@@ -24,10 +25,18 @@ pub(super) fn examine(known: &Known, rundir: &RunDir) -> Vec<Finding> {
     let missing = tab.entries.iter().filter(|entry| !entry.options.noauto && !is_up(&entry.name));
     // What cannot be read is a finding of its own.
     let lost = lost::all(rundir).unwrap_or_default();
-    found.extend(
-        missing.map(|entry| of_lost(entry, &lost).unwrap_or_else(|| of_missing(entry, known))),
-    );
+    found.extend(missing.map(|entry| match of_lost(entry, &lost) {
+        Some(lost) => lost,
+        None if is_circle(&tab, entry) => of_circle(entry),
+        None => of_missing(entry, known),
+    }));
     found
+}
+
+/// A device of the tab file that cannot be brought up.
+fn of_circle(entry: &Entry) -> Finding {
+    let what = format!("a device of {} that stands on itself, by way of its disks", entry.place);
+    Finding::problem("tab", what).of(&entry.name)
 }
 
 /// A snapshot of the tab file that is not up, and whose store is on record as lost: to bring it up
@@ -47,13 +56,14 @@ fn of_lost(entry: &Entry, lost: &[(String, String)]) -> Option<Finding> {
 /// A device of the tab file that is not up.
 fn of_missing(entry: &Entry, known: &Known) -> Finding {
     let place = &entry.place;
-    let user = entry.origin_of_snapshot().and_then(|origin| user_of(origin, known));
-    let finding = match user {
-        Some(by) => Finding::problem(
+    let finding = match used_without(entry, known) {
+        Some((by, cow)) => Finding::problem(
             "snapshot-not-up",
             format!(
                 "a snapshot of {place} that is not up, while its origin is {by}: each change \
-                     there that is not copied ends the snapshot"
+                 there that is not copied ends the snapshot, and `up` refuses it then; `{}` and \
+                 `up` make a new one",
+                wiped(cow)
             ),
         ),
         None => Finding::advice("not-up", format!("a device of {place} that is not up")),
@@ -65,6 +75,12 @@ fn of_missing(entry: &Entry, known: &Known) -> Finding {
         false => Mend::Up(entry.name.clone()),
     };
     finding.of(&entry.name).mend(mend)
+}
+
+/// Who uses the origin of a snapshot that is not up, as [`user_of`], and the snapshot's COW.
+fn used_without<'a>(entry: &'a Entry, known: &Known) -> Option<(String, &'a str)> {
+    let TargetParams::Snapshot(snapshot) = &entry.table.params else { return None };
+    Some((user_of(entry.origin_of_snapshot()?, known)?, &snapshot.cow))
 }
 
 /// Who uses an origin, as the end of "it is ...".

@@ -73,10 +73,15 @@ pub(super) fn told(entry: &Entry, missing: &[usize]) -> Vec<String> {
     let word = |leg: usize| mirror(entry).and_then(|mirror| mirror.legs.get(leg));
     let told = |leg: &usize| {
         let (name, disk) = (&entry.name, &word(*leg)?.device);
-        Some(format!(
-            "{name}: it runs without leg {leg}, {disk}: `ublk-dm message {name} replace {leg} \
-             DISK` puts a disk in its place, be it that one or another"
-        ))
+        // `replace` takes no disk that several devices share.
+        let again = match entry.options.shared {
+            true => format!("when it is back, `ublk-dm down {name}` and `up` use it again"),
+            false => format!(
+                "`ublk-dm message {name} replace {leg} DISK` puts a disk in its place, be it that \
+                 one or another"
+            ),
+        };
+        Some(format!("{name}: it runs without leg {leg}, {disk}: {again}"))
     };
     missing.iter().filter_map(told).collect()
 }
@@ -141,5 +146,13 @@ mod tests {
         assert_eq!((one.name.as_str(), one.table.to_string()), ("m-lost-2", "0 72 error".into()));
         let told = told(&entry, &[2]);
         assert!(told[0].starts_with("m: it runs without leg 2, /c: `ublk-dm message m replace 2 "));
+    }
+
+    #[test]
+    fn a_shared_disk_comes_back_with_the_mirror() {
+        let entry = entry(&LINE.replace("timeout=1", "timeout=1,shared"));
+        let told = super::told(&entry, &[2]);
+        let again = "m: it runs without leg 2, /c: when it is back, `ublk-dm down m` and `up` use";
+        assert!(told[0].starts_with(again), "{told:?}");
     }
 }

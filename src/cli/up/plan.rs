@@ -86,6 +86,23 @@ pub fn waits_for(one: &Entry, other: &Entry, find: Find<'_>) -> Option<bool> {
     if stands_on(one, other) { Some(true) } else { writes_origin_of(one, other, find) }
 }
 
+/// Whether a device stands on itself, by way of others of the tab file or at once: it cannot be
+/// brought up, nor what stands on it.
+pub fn is_circle(tab: &Tab, entry: &Entry) -> bool {
+    let below = |upper: &Entry| {
+        let all = tab.entries.iter().enumerate();
+        let found = all.filter(|(_, lower)| stands_on(upper, lower)).map(|(at, _)| at);
+        found.collect::<Vec<_>>()
+    };
+    let (mut seen, mut next) = (BTreeSet::new(), below(entry));
+    while let Some(at) = next.pop() {
+        if seen.insert(at) {
+            next.extend(below(&tab.entries[at]));
+        }
+    }
+    seen.into_iter().any(|at| tab.entries[at].name == entry.name)
+}
+
 /// Whether a device stands on another one.
 fn stands_on(one: &Entry, other: &Entry) -> bool {
     let disks = one.table.params.devices();
@@ -191,6 +208,15 @@ mod tests {
         assert_eq!(named(&["srv", "tue"]), ["mon", "cow", "tue", "srv"]);
         assert_eq!(named(&["leg"]), ["leg"]);
         assert_eq!(named(&["m"]), ["leg", "m", "top", "two"], "what is written, and its snapshots");
+    }
+
+    #[test]
+    fn a_circle_is_found_at_each_of_its_lines() {
+        let tab = tab("a \"0 8 linear b 0\"\nb \"0 8 linear c 0\"\nc \"0 8 linear a 0\"\n\
+                       d \"0 8 linear a 0\"\ne \"0 8 linear /d/1 0\"\n");
+        let circle = |entry: &&Entry| is_circle(&tab, entry);
+        let names = tab.entries.iter().filter(circle).map(|entry| entry.name.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), ["a", "b", "c"], "d only stands on it");
     }
 
     #[test]

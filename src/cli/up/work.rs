@@ -73,7 +73,8 @@ impl Work<'_> {
         let name = &entry.name;
         must_answer(device)?;
         if self.running.waits(name) {
-            return Err("it has no server".into());
+            let why = format!("it has no server: `ublk-dm recover {name}` gives it one");
+            return Err(why.into());
         }
         if self.running.has_table_of(device, entry) {
             let lost = self.running.lost_legs(device);

@@ -19,7 +19,7 @@ use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use super::targets::merge::run_as;
-use crate::failure::{Kind, Reason};
+use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{
     DeviceSpec, DeviceState, MergeChange, MergeOptions, Reply, no_merge_into, not_begun,
 };
@@ -94,7 +94,7 @@ impl<M: Machine> Administrator<M> {
                 return Err("a snapshot is being merged into it already".into());
             }
             _ if is_kept(entry) => return Err("it is being merged into its origin already".into()),
-            _ => return Err("it is no snapshot".into()),
+            _ => return Err(Failure::new(Kind::Refused, "it is no snapshot")),
         };
         self.refuse_carrier(id, &[], "delete that first").map_err(Reason::without_end)?;
         if table.store.is_transient() && !mutant::is(Mutant::TransientTaken) {

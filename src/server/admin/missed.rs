@@ -56,11 +56,9 @@ impl<M: Machine> Administrator<M> {
     /// As [`Administrator::refuse_missed`].
     pub(super) fn refuse_missed_meanwhile(&self, prepared: &NewDevice<M>) -> Result<(), Reason> {
         let (Some(cow), Some(zero)) = (&prepared.cow, &prepared.keeps) else { return Ok(()) };
-        let (TargetParams::Snapshot(table) | TargetParams::SnapshotMerge(table)) =
-            &prepared.spec.table.params
-        else {
-            return Ok(());
-        };
+        // A merge that has begun writes to its origin itself; one whose origin was changed since it
+        // was opened does not begin.
+        let TargetParams::Snapshot(table) = &prepared.spec.table.params else { return Ok(()) };
         let Some(origin) = self.origins.of(prepared.deps.carrier()) else { return Ok(()) };
         if mutant::is(Mutant::MissedMeanwhile) {
             return Ok(());
@@ -68,7 +66,8 @@ impl<M: Machine> Administrator<M> {
         self.refuse_missed((&table.cow, cow), origin, zero)
     }
 
-    /// The name of a device through which an origin has been written, or may have been.
+    /// The name of a device through which an origin has been written, or may have been; by whichever
+    /// way that was.
     fn written_through(&self, origin: &Origin) -> Result<Option<String>, Reason> {
         let carrier = origin.known.device;
         let writes = |id: u32, entry: &Device| match carrier {
@@ -77,10 +76,16 @@ impl<M: Machine> Administrator<M> {
         };
         let writers = self.devices.iter().filter(|(id, entry)| writes(**id, entry));
         let writers: Vec<u32> = writers.map(|(id, _)| *id).collect();
-        let written = self.machine.call(move |thread: Rc<M::Thread>| async move {
+        let (first, key) = (writers.first().copied(), origin.disk.key());
+        let (written, is_changed) = self.machine.call(move |thread: Rc<M::Thread>| async move {
             let device = |id: &u32| thread.group().device(*id);
-            writers.into_iter().find(|id| device(id).is_some_and(|device| device.was_in_use()))
+            let was_in_use = |id: &u32| device(id).is_some_and(|device| device.was_in_use());
+            (writers.into_iter().find(was_in_use), thread.group().is_origin_changed(key))
         })?;
-        Ok(written.and_then(|id| self.devices.get(&id)).map(|entry| entry.name.clone()))
+        // A merge writes to it, a snapshot may discard it, and who has written may have gone.
+        let is_changed = is_changed && !mutant::is(Mutant::MissedBeside);
+        let id = written.or(first.filter(|_| is_changed));
+        let name = id.and_then(|id| self.devices.get(&id)).map(|entry| entry.name.clone());
+        Ok(name.or_else(|| is_changed.then(|| "its origin".to_owned())))
     }
 }

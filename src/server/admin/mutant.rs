@@ -139,6 +139,8 @@ pub enum Mutant {
     MissedTaken,
     /// The same, if the origin was first written while the store was opened.
     MissedMeanwhile,
+    /// Only what the origin's device was written by its users counts.
+    MissedBeside,
     /// What is written to the disks of a deleted device leaves its deleted snapshots as they are.
     MadeOfForgotten,
     /// Requests are carried out that come before a device is started that is taken over.

@@ -147,6 +147,12 @@ impl Origin {
         self.gate.departed().record()
     }
 
+    /// Whether the disk has been changed by way of this origin, by whomever: users, a merge, a discard
+    /// that a snapshot passes down.
+    pub fn is_changed(&self) -> bool {
+        self.gate.changes() > 0
+    }
+
     pub(super) fn tell_who_is_alone(&self) {
         let snapshots = self.snapshots.borrow();
         // While a snapshot is merged into the origin, a discard could hit that snapshot's data.

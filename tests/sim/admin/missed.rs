@@ -78,6 +78,36 @@ fn of_disks() -> Result<(), String> {
     taken(&mut town)
 }
 
+/// An origin is written by the merge of another snapshot only; and its device has another table by
+/// the time.
+fn beside() -> Result<(), String> {
+    let begun = || {
+        let mut town = Town::new(0, false);
+        for step in [S, What::Snap(1), O] {
+            town.add(step)?;
+        }
+        town.write(O, 0);
+        [O, S, What::Snap(1)].into_iter().for_each(|what| town.flush(what));
+        town.crash(true);
+        town.add(O).map(|()| town)
+    };
+    let mut town: Town = begun()?;
+    town.add(What::Snap(1))?;
+    town.merge(What::Snap(1), true)?;
+    town.notice_end();
+    refused(town.add(S), "merged into")?;
+    taken(&mut town)?;
+    let mut town: Town = begun()?;
+    town.write(O, 5);
+    let device = town.devices[&O].device();
+    let size = Town::spec(O).table.len;
+    let spec = crate::protocol::DeviceSpec::of_line(&format!("0 {size} error"));
+    for command in [Command::Load { device, spec }, Command::Resume { device }] {
+        town.ask("o", command)?;
+    }
+    refused(town.add(S), "written by a table that has gone")
+}
+
 /// A device is written for the first time while a snapshot of it is added.
 fn meanwhile() -> Result<(), String> {
     let mut stack = Stack::new(LOWER[1], false);
@@ -123,6 +153,7 @@ fn of_devices() -> Result<(), String> {
 fn what_is_written_without_a_snapshot_is_noticed() {
     of_disks().unwrap();
     of_devices().unwrap();
+    beside().unwrap();
     meanwhile().unwrap();
 }
 
@@ -133,6 +164,10 @@ fn a_snapshot_that_missed_writes_is_noticed_to_be_taken() {
     let found = (of_disks(), of_devices());
     mutant::set(None);
     assert!(found.0.is_err() && found.1.is_err(), "{found:?}");
+    mutant::set(Some(Mutant::MissedBeside));
+    let found = beside();
+    mutant::set(None);
+    assert!(found.is_err(), "{found:?}");
     mutant::set(Some(Mutant::MissedMeanwhile));
     let found = meanwhile();
     mutant::set(None);

@@ -1,12 +1,13 @@
 //! Snapshots of a snapshot: one process and one hop for a disk, its snapshots, and theirs. And what
 //! is kept when one of a device's snapshots stays.
 
+use super::admin::kill;
 use super::fio::verify;
 use super::stacks::{Lower, SIZE, assert_one_server, killed_while_written, lower, snapshot};
 use crate::Case;
 use crate::disk::{Buf, Disk, digest, slice};
 use crate::model::View;
-use crate::sh::ublk_dm;
+use crate::sh::{binary, run_args, ublk_dm};
 use crate::{kernel, server};
 
 pub fn cases() -> Vec<Case> {
@@ -14,6 +15,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "stack-twice", bound_s: 150, disks, run: twice },
         Case { name: "stack-kept", bound_s: 60, disks, run: |_| kept() },
+        Case { name: "stack-kept-apart", bound_s: 90, disks, run: |_| kept_apart() },
     ]
 }
 
@@ -87,6 +89,39 @@ fn kept() {
     }
     Disk::open(&lower.path).write(8, &Buf::new(8));
     assert!(!server::status("s").contains("Invalid"), "{snap} has lost its content");
+    ublk_dm("del --all").ok();
+    server::forget_departed();
+    server::assert_nothing_left("del --all");
+}
+
+/// A mirror with two snapshots, and devices of other servers on it and on a snapshot: both snapshots
+/// stay as long as one of these devices is not deleted, because its server is dead.
+fn kept_apart() {
+    let lower = lower(true);
+    let cow = |name: &str, at: u64| slice(name, "n2", at * 2 * SIZE, 2 * SIZE);
+    snapshot(&lower, &cow("cow0", 0), "s");
+    let other = snapshot(&lower, &cow("cow1", 1), "t");
+    let on = |below: &str, name: &str| {
+        let line = format!("0 {SIZE} linear {below} 0");
+        run_args(&binary(), &["create", name, "--table", &line]).ok();
+        assert_ne!(server::number(name, "/server_pid"), server::number("m", "/server_pid"));
+    };
+    for (below, name) in [(&lower.path, "x"), (&other, "y")] {
+        on(below, name);
+        kill(name);
+        let said = ublk_dm("del --all").refused().stderr;
+        let what = "s: not deleted, because its origin m stays and would invalidate it: ";
+        assert!(said.contains(what) && said.contains(&format!(": {name} depends on it")), "{said}");
+        assert_one_server(&["m", "s", "t"]);
+        Disk::open(&lower.path).write(8, &Buf::new(8));
+        assert!(!server::status("s").contains("Invalid"), "s has lost its content");
+        ublk_dm(&format!("recover {name}")).ok();
+        if name == "x" {
+            ublk_dm("del x").ok();
+        }
+    }
+    // What goes is no hindrance, whatever its number is.
+    on(&lower.path, "x");
     ublk_dm("del --all").ok();
     server::forget_departed();
     server::assert_nothing_left("del --all");

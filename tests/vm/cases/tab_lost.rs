@@ -352,6 +352,12 @@ fn cow() {
             linked("c", &kept);
             let out = tab.run("up s");
             assert_eq!(out.stderr.contains("a mixture of two moments"), writes, "{}", out.stderr);
+            if writes {
+                // A person is told of the way out before anything is tried.
+                let told = tab.run("doctor").stdout;
+                let out = format!("`ublk-dm zero --to {missing}:0+4096` and `up` make a new one");
+                assert!(told.contains(&out), "{told}");
+            }
             tab.run("doctor --fix");
             assert_eq!(names().len(), if writes { 1 } else { 2 }, "{:?}", names());
         }
