@@ -104,8 +104,8 @@ fn known(rundir: &RunDir) -> Result<Known, Failure> {
     settled(|| Known::of(rundir), || sleep(reap::SECOND_LOOK))
 }
 
-/// What a look shows. If a device seems to be lost, that of a second one: for a moment after the end
-/// of its server the kernel shows a device as if it had one.
+/// What a look shows. If a device seems to be lost, that of a second one: for a moment after the
+/// end of its server the kernel shows a device as if it had one.
 fn settled(look: impl Fn() -> Result<Known, Failure>, pause: impl Fn()) -> Result<Known, Failure> {
     let known = look()?;
     if known.devices().iter().any(|device| device.object.state == RunState::Dead) {

@@ -96,8 +96,8 @@ impl Device {
         self.written.get()
     }
 
-    /// The same in its whole life: whoever takes it over does not know that. A table of another kind,
-    /// or of other ranges, may show something else as well.
+    /// The same in its whole life: whoever takes it over does not know that. A table of another
+    /// kind, or of other ranges, may show something else as well.
     pub fn was_in_use(&self) -> bool {
         self.written.get() || self.taken_over.get() || self.exchanged.get()
     }

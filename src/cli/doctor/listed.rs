@@ -56,17 +56,17 @@ fn of_lost(entry: &Entry, lost: &[(String, String)]) -> Option<Finding> {
 /// A device of the tab file that is not up.
 fn of_missing(entry: &Entry, known: &Known) -> Finding {
     let place = &entry.place;
-    let finding = match used_without(entry, known) {
-        Some((by, cow)) => Finding::problem(
+    let again = way_out(entry);
+    let user = entry.origin_of_snapshot().and_then(|origin| user_of(origin, known));
+    let finding = match user {
+        Some(by) => Finding::problem(
             "snapshot-not-up",
             format!(
                 "a snapshot of {place} that is not up, while its origin is {by}: each change \
-                 there that is not copied ends the snapshot, and `up` refuses it then; `{}` and \
-                 `up` make a new one",
-                wiped(cow)
+                 there that is not copied ends the snapshot{again}"
             ),
         ),
-        None => Finding::advice("not-up", format!("a device of {place} that is not up")),
+        None => Finding::advice("not-up", format!("a device of {place} that is not up{again}")),
     };
     let Options { force, other_origin, .. } = entry.options;
     // These may overwrite something: a person decides.
@@ -77,10 +77,15 @@ fn of_missing(entry: &Entry, known: &Known) -> Finding {
     finding.of(&entry.name).mend(mend)
 }
 
-/// Who uses the origin of a snapshot that is not up, as [`user_of`], and the snapshot's COW.
-fn used_without<'a>(entry: &'a Entry, known: &Known) -> Option<(String, &'a str)> {
-    let TargetParams::Snapshot(snapshot) = &entry.table.params else { return None };
-    Some((user_of(entry.origin_of_snapshot()?, known)?, &snapshot.cow))
+/// What to do if a snapshot is not brought up because it has missed something, as the end of a
+/// sentence.
+fn way_out(entry: &Entry) -> String {
+    let TargetParams::Snapshot(snapshot) = &entry.table.params else { return String::new() };
+    format!(
+        "; if `up` refuses it because its origin was in use without it, `{}` and `up` make a new \
+         one",
+        wiped(&snapshot.cow)
+    )
 }
 
 /// Who uses an origin, as the end of "it is ...".

@@ -66,8 +66,8 @@ impl<M: Machine> Administrator<M> {
         self.refuse_missed((&table.cow, cow), origin, zero)
     }
 
-    /// The name of a device through which an origin has been written, or may have been; by whichever
-    /// way that was.
+    /// The name of a device through which an origin has been written, or may have been; by
+    /// whichever way that was.
     fn written_through(&self, origin: &Origin) -> Result<Option<String>, Reason> {
         let carrier = origin.known.device;
         let writes = |id: u32, entry: &Device| match carrier {

@@ -147,8 +147,8 @@ impl Origin {
         self.gate.departed().record()
     }
 
-    /// Whether the disk has been changed by way of this origin, by whomever: users, a merge, a discard
-    /// that a snapshot passes down.
+    /// Whether the disk has been changed by way of this origin, by whomever: users, a merge, a
+    /// discard that a snapshot passes down.
     pub fn is_changed(&self) -> bool {
         self.gate.changes() > 0
     }
