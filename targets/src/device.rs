@@ -21,6 +21,7 @@ use std::rc::Rc;
 
 use crate::gate::{Closed, Gate};
 use crate::mutant::{self, Mutant};
+use crate::origins::DiskKey;
 use crate::request::{Request, RequestKind, TargetError};
 use crate::snapshot::origin::Origin;
 use crate::target::Target;
@@ -59,7 +60,10 @@ pub struct Device {
     written: Cell<bool>,
     /// It was live before.
     taken_over: Cell<bool>,
+    /// It had a table of another kind, or of other ranges, with data of its own.
     exchanged: Cell<bool>,
+    /// The disks of origins that were changed through it under earlier tables.
+    changed: RefCell<Vec<DiskKey>>,
 }
 
 impl Device {
@@ -78,6 +82,7 @@ impl Device {
             written: Cell::new(false),
             taken_over: Cell::new(false),
             exchanged: Cell::new(false),
+            changed: RefCell::default(),
         }
     }
 
@@ -96,15 +101,29 @@ impl Device {
         self.written.get()
     }
 
-    /// The same in its whole life: whoever takes it over does not know that. A table of another
-    /// kind, or of other ranges, may show something else as well.
+    /// The same in its whole life: whoever takes it over does not know that.
     pub fn was_in_use(&self) -> bool {
-        self.written.get() || self.taken_over.get() || self.exchanged.get()
+        self.written.get() || self.taken_over.get()
     }
 
-    /// It gets a table of another kind, or of other ranges.
+    /// Whether it has got a table of another kind, or of other ranges, in the place of one with
+    /// data: it may show something else.
+    pub fn is_exchanged(&self) -> bool {
+        self.exchanged.get()
+    }
+
+    /// It gets such a table.
     pub fn set_exchanged(&self) {
         self.exchanged.set(true);
+    }
+
+    /// It gets another table, and its origin's disk has been changed.
+    pub(crate) fn set_changed(&self, disk: Option<DiskKey>) {
+        self.changed.borrow_mut().extend(disk);
+    }
+
+    pub(crate) fn has_changed(&self, disk: DiskKey) -> bool {
+        self.changed.borrow().contains(&disk)
     }
 
     /// Its target.

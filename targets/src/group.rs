@@ -73,9 +73,11 @@ impl Group {
         self.origins.get_or(key, || Origin::new(open(), self.copy.clone()))
     }
 
-    /// Whether a disk has been changed by way of its origin, in the life of this process.
+    /// Whether a disk has been changed by way of its origin, or by an earlier table of a device
+    /// that is still there.
     pub fn is_origin_changed(&self, key: DiskKey) -> bool {
-        self.origins.is_changed(key)
+        let now = self.origins.get(key).is_some_and(|origin| origin.is_changed());
+        now || self.devices.borrow().values().any(|device| device.has_changed(key))
     }
 
     /// Counts an opened target without a device among those that need their origin, for as long as
@@ -298,12 +300,7 @@ impl Group {
         let old = device.target();
         let mut closed = Ok(());
         if activated.is_ok() {
-            match &old {
-                // An earlier server may have written to it, which the origin does not know.
-                Target::Origin(origin) if device.was_in_use() => self.origins.set_changed(origin),
-                _ => {}
-            }
-            device.set_exchanged();
+            self.remember_exchange(&device, &old);
             self.leave(&old, outlived).await;
             closed = device.take_target().await;
             device.put_target(OpenTarget::clone(&held));
@@ -314,6 +311,22 @@ impl Group {
         let is_lost = |one: &Snapshot| outlived && one.loss_when_left().is_none();
         let marked = matches!(&old, Target::Snapshot(snapshot) if is_lost(snapshot));
         activated.map(|()| (closed, marked))
+    }
+
+    /// A device gets a table of another kind, or of other ranges: what its users have changed stays
+    /// known for as long as it is there.
+    fn remember_exchange(&self, device: &Device, old: &Target) {
+        match old {
+            // There was nothing to change.
+            Target::Error(_) | Target::Nothing => {}
+            Target::Origin(origin) => {
+                // What an earlier server has written the origin does not know.
+                if device.was_in_use() || origin.is_changed() {
+                    device.set_changed(self.origins.key_of(origin));
+                }
+            }
+            _ => device.set_exchanged(),
+        }
     }
 
     /// Gives a device another length, which [`Target::check_size`] has not refused and which is on

@@ -8,7 +8,7 @@
 //! ends with the device: what is known of it does not pass to another device with its number.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::mutant::{self, Mutant};
@@ -29,8 +29,6 @@ pub(crate) struct Origins {
     ended: RefCell<Vec<Rc<Origin>>>,
     /// Snapshots that had left origins that are gone.
     departed: RefCell<BTreeMap<DiskKey, Departed>>,
-    /// The disks that were changed by way of origins that are gone.
-    changed: RefCell<BTreeSet<DiskKey>>,
 }
 
 impl Origins {
@@ -53,17 +51,10 @@ impl Origins {
         origin
     }
 
-    /// Whether a disk has been changed by way of its origin, now or before.
-    pub(crate) fn is_changed(&self, key: DiskKey) -> bool {
-        let now = self.get(key).is_some_and(|origin| origin.is_changed());
-        now || self.changed.borrow().contains(&key)
-    }
-
-    /// Whoever writes to an origin now and has the disk no longer has written to it.
-    pub(crate) fn set_changed(&self, changed: &Rc<Origin>) {
+    /// The disk of an origin, unless that has ended with the device that carried it.
+    pub(crate) fn key_of(&self, origin: &Rc<Origin>) -> Option<DiskKey> {
         let used = self.used.borrow();
-        let its = used.iter().find(|(_, origin)| Rc::ptr_eq(origin, changed));
-        self.changed.borrow_mut().extend(its.map(|(key, _)| *key));
+        used.iter().find(|(_, used)| Rc::ptr_eq(used, origin)).map(|(key, _)| *key)
     }
 
     /// The origin that a snapshot was opened for.
@@ -78,12 +69,6 @@ impl Origins {
         if mutant::is(Mutant::CarriedKeyKept) {
             return;
         }
-        let used = self.used.borrow();
-        let its = used.iter().find(|(_, origin)| Rc::ptr_eq(origin, &ended));
-        if let Some((key, _)) = its {
-            self.changed.borrow_mut().remove(key);
-        }
-        drop(used);
         self.used.borrow_mut().retain(|_, origin| !Rc::ptr_eq(origin, &ended));
         self.ended.borrow_mut().push(ended);
     }
@@ -107,9 +92,6 @@ impl Origins {
         self.ended.borrow_mut().retain(is_used);
         self.used.borrow_mut().retain(|key, origin| {
             let used = is_used(origin);
-            if !used && origin.is_changed() {
-                self.changed.borrow_mut().insert(*key);
-            }
             let departed = origin.departed();
             if !used && !departed.is_empty() && !mutant::is(Mutant::DepartedGoWithOrigin) {
                 let mut left = self.departed.borrow_mut();

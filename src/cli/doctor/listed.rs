@@ -56,8 +56,10 @@ fn of_lost(entry: &Entry, lost: &[(String, String)]) -> Option<Finding> {
 /// A device of the tab file that is not up.
 fn of_missing(entry: &Entry, known: &Known) -> Finding {
     let place = &entry.place;
-    let again = way_out(entry);
-    let user = entry.origin_of_snapshot().and_then(|origin| user_of(origin, known));
+    let origin = entry.origin_of_snapshot();
+    let user = origin.and_then(|origin| user_of(origin, known));
+    let is_written = user.is_some() || origin.is_some_and(|origin| is_up(origin, known));
+    let again = if is_written { way_out(entry) } else { String::new() };
     let finding = match user {
         Some(by) => Finding::problem(
             "snapshot-not-up",
@@ -78,7 +80,7 @@ fn of_missing(entry: &Entry, known: &Known) -> Finding {
 }
 
 /// What to do if a snapshot is not brought up because it has missed something, as the end of a
-/// sentence.
+/// sentence: the command ends the snapshot, so nothing is said where it can have missed nothing.
 fn way_out(entry: &Entry) -> String {
     let TargetParams::Snapshot(snapshot) = &entry.table.params else { return String::new() };
     format!(
@@ -86,6 +88,14 @@ fn way_out(entry: &Entry) -> String {
          one",
         wiped(&snapshot.cow)
     )
+}
+
+/// Whether an origin is a device that is up.
+fn is_up(origin: &str, known: &Known) -> bool {
+    known.devices().iter().any(|device| match Disk::of(origin) {
+        Disk::Named(name) => device.name == name,
+        Disk::Path(path) => device.object.block_device == path,
+    })
 }
 
 /// Who uses an origin, as the end of "it is ...".

@@ -91,16 +91,19 @@ impl<M: Machine> Administrator<M> {
         let table = match &entry.spec.table.params {
             TargetParams::Snapshot(table) => table.clone(),
             TargetParams::SnapshotMerge(_) => {
-                return Err("a snapshot is being merged into it already".into());
+                return Err(refused("a snapshot is being merged into it already"));
             }
-            _ if is_kept(entry) => return Err("it is being merged into its origin already".into()),
-            _ => return Err(Failure::new(Kind::Refused, "it is no snapshot")),
+            _ if is_kept(entry) => {
+                return Err(refused("it is being merged into its origin already"));
+            }
+            _ => return Err(refused("it is no snapshot")),
         };
         self.refuse_carrier(id, &[], "delete that first").map_err(Reason::without_end)?;
         if table.store.is_transient() && !mutant::is(Mutant::TransientTaken) {
-            return Err("its exceptions are in memory (a transient store): they cannot be merged \
-                        so that they survive"
-                .into());
+            return Err(refused(
+                "its exceptions are in memory (a transient store): they cannot be merged so that \
+                 they survive",
+            ));
         }
         let health = self.machine.call(move |thread| async move {
             match thread.group().device(id)?.target() {
@@ -111,13 +114,12 @@ impl<M: Machine> Administrator<M> {
         match health {
             Some(Health::Valid) => Ok(table),
             Some(Health::Overflowed) if mutant::is(Mutant::OverflowedMerged) => Ok(table),
-            Some(Health::Overflowed) => {
-                Err("it has refused a write because its COW is full (Overflow): grow the COW, \
-                     delete the snapshot and add it again first"
-                    .into())
-            }
-            Some(_) => Err("it is invalid".into()),
-            None => Err("it has no table: resume it first".into()),
+            Some(Health::Overflowed) => Err(refused(
+                "it has refused a write because its COW is full (Overflow): grow the COW, delete \
+                 the snapshot and add it again first",
+            )),
+            Some(_) => Err(refused("it is invalid")),
+            None => Err(refused("it has no table: resume it first")),
         }
     }
 
@@ -376,4 +378,9 @@ fn no_merge_of(entry: &Device) -> String {
         (TargetParams::SnapshotOrigin { .. }, None) => "none into it has begun".to_owned(),
         (params, _) => format!("its target is {}", params.name()),
     }
+}
+
+/// Why a device is not merged, by what it is.
+fn refused(why: &str) -> Reason {
+    Failure::new(Kind::Refused, why)
 }

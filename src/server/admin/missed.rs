@@ -66,7 +66,7 @@ impl<M: Machine> Administrator<M> {
         self.refuse_missed((&table.cow, cow), origin, zero)
     }
 
-    /// The name of a device through which an origin has been written, or may have been; by
+    /// The name of a device through which an origin has been changed, or may have been; by
     /// whichever way that was.
     fn written_through(&self, origin: &Origin) -> Result<Option<String>, Reason> {
         let carrier = origin.known.device;
@@ -77,12 +77,17 @@ impl<M: Machine> Administrator<M> {
         let writers = self.devices.iter().filter(|(id, entry)| writes(**id, entry));
         let writers: Vec<u32> = writers.map(|(id, _)| *id).collect();
         let (first, key) = (writers.first().copied(), origin.disk.key());
+        // Another table of a disk's device leaves the disk as it is.
+        let by_table = carrier.is_some() && !mutant::is(Mutant::MissedBeside);
         let (written, is_changed) = self.machine.call(move |thread: Rc<M::Thread>| async move {
-            let device = |id: &u32| thread.group().device(*id);
-            let was_in_use = |id: &u32| device(id).is_some_and(|device| device.was_in_use());
-            (writers.into_iter().find(was_in_use), thread.group().is_origin_changed(key))
+            let is_it = |id: &u32| {
+                let device = thread.group().device(*id);
+                device.is_some_and(|it| it.was_in_use() || by_table && it.is_exchanged())
+            };
+            (writers.into_iter().find(is_it), thread.group().is_origin_changed(key))
         })?;
-        // A merge writes to it, a snapshot may discard it, and who has written may have gone.
+        // A merge writes to it, a snapshot may discard it, and who has written may have another
+        // table by now.
         let is_changed = is_changed && !mutant::is(Mutant::MissedBeside);
         let id = written.or(first.filter(|_| is_changed));
         let name = id.and_then(|id| self.devices.get(&id)).map(|entry| entry.name.clone());

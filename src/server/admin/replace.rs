@@ -164,7 +164,9 @@ impl<M: Machine> Administrator<M> {
             if let Err(lost) = thread.group().take_target(id).await {
                 log::error!("/dev/ublkb{id}: {lost}");
             }
-            thread.group().device(id).iter().for_each(|device| device.set_exchanged());
+            if let Some(device) = thread.group().device(id) {
+                device.set_exchanged();
+            }
             thread.group().put_target(id, OpenTarget::clone(&held)).await
         });
         self.put_by(id, job, true, None)

@@ -9,7 +9,7 @@ use super::early;
 use super::machine::SimMachine;
 use super::process::spawn_pass;
 use super::town::{Town, What};
-use crate::protocol::{Command, Reply};
+use crate::protocol::{Command, DeviceSpec, Reply};
 #[cfg(feature = "mutants")]
 use crate::server::admin::mutant::{self, Mutant};
 
@@ -50,7 +50,7 @@ fn refused(found: Result<(), String>, what: &str) -> Result<(), String> {
 
 /// It is taken as it is.
 fn taken(town: &mut Town) -> Result<(), String> {
-    let spec = crate::protocol::DeviceSpec { other_origin: true, ..Town::spec(S) };
+    let spec = DeviceSpec { other_origin: true, ..Town::spec(S) };
     match town.ask("o", Command::Add { name: None, id: None, spec })? {
         Reply::Added { .. } => Ok(()),
         other => Err(format!("{other:?}")),
@@ -97,26 +97,52 @@ fn beside() -> Result<(), String> {
     town.notice_end();
     refused(town.add(S), "merged into")?;
     taken(&mut town)?;
+    let tables = |town: &mut Town, lines: &[&str]| {
+        let device = town.devices[&O].device();
+        for line in lines {
+            let spec = DeviceSpec::of_line(line);
+            for command in [Command::Load { device, spec }, Command::Resume { device }] {
+                town.ask("o", command)?;
+            }
+        }
+        Ok::<_, String>(())
+    };
+    let (own, error) = (Town::spec(O).table.to_string(), "0 8 error");
     let mut town: Town = begun()?;
     town.write(O, 5);
-    let device = town.devices[&O].device();
-    let size = Town::spec(O).table.len;
-    let spec = crate::protocol::DeviceSpec::of_line(&format!("0 {size} error"));
-    for command in [Command::Load { device, spec }, Command::Resume { device }] {
-        town.ask("o", command)?;
-    }
-    refused(town.add(S), "written by a table that has gone")
+    tables(&mut town, &[error])?;
+    refused(town.add(S), "written by a table that has gone")?;
+    let mut town: Town = begun()?;
+    tables(&mut town, &[error, &own])?;
+    town.add(S).map_err(|why| format!("only its table was another one: {why}"))
 }
 
-/// A device is written for the first time while a snapshot of it is added.
-fn meanwhile() -> Result<(), String> {
-    let mut stack = Stack::new(LOWER[1], false);
+/// A device that carries its snapshots has got other ranges meanwhile.
+fn of_other_ranges() -> Result<(), String> {
+    let mut stack = restarted(LOWER[1])?;
+    let device = stack.device(Lower).ok_or("no device")?;
+    let spec = DeviceSpec::of_line("0 8 linear /b 0");
+    for command in [Command::Load { device, spec }, Command::Resume { device }] {
+        stack.ask(command)?;
+    }
+    refused(stack.add(Upper).map(drop), "other ranges")
+}
+
+/// A machine that has started again, with a device of this table, and a snapshot of it that keeps a
+/// chunk and is not there yet.
+fn restarted(line: &'static str) -> Result<Stack, String> {
+    let mut stack = Stack::new(line, false);
     for step in [Do::Add(Lower), Do::Add(Upper), Do::Write(Lower, 0), Do::Flush(Upper)] {
         stack.act(step)?;
     }
     stack.crash(true, Do::Flush(Upper));
     (stack.lower, stack.upper) = (None, None);
-    stack.act(Do::Add(Lower))?;
+    stack.act(Do::Add(Lower)).map(|_| stack)
+}
+
+/// A device is written for the first time while a snapshot of it is added.
+fn meanwhile() -> Result<(), String> {
+    let mut stack = restarted(LOWER[1])?;
     let written = early::write(&mut stack, 5, 77);
     let id = stack.device(Lower).ok_or("no device")?.id;
     stack.town.site.kernel.borrow_mut().beside = Some((id, written.clone()));
@@ -131,13 +157,7 @@ fn meanwhile() -> Result<(), String> {
 fn of_devices() -> Result<(), String> {
     for line in LOWER.split_at(2).0 {
         for writes in [false, true] {
-            let mut stack = Stack::new(line, false);
-            for step in [Do::Add(Lower), Do::Add(Upper), Do::Write(Lower, 0), Do::Flush(Upper)] {
-                stack.act(step)?;
-            }
-            stack.crash(true, Do::Flush(Upper));
-            (stack.lower, stack.upper) = (None, None);
-            stack.act(Do::Add(Lower))?;
+            let mut stack = restarted(line)?;
             if writes {
                 stack.act(Do::Write(Lower, 5))?;
                 refused(stack.add(Upper).map(drop), line)?;
@@ -154,6 +174,7 @@ fn what_is_written_without_a_snapshot_is_noticed() {
     of_disks().unwrap();
     of_devices().unwrap();
     beside().unwrap();
+    of_other_ranges().unwrap();
     meanwhile().unwrap();
 }
 
@@ -165,9 +186,9 @@ fn a_snapshot_that_missed_writes_is_noticed_to_be_taken() {
     mutant::set(None);
     assert!(found.0.is_err() && found.1.is_err(), "{found:?}");
     mutant::set(Some(Mutant::MissedBeside));
-    let found = beside();
+    let found = (beside(), of_other_ranges());
     mutant::set(None);
-    assert!(found.is_err(), "{found:?}");
+    assert!(found.0.is_err() && found.1.is_err(), "{found:?}");
     mutant::set(Some(Mutant::MissedMeanwhile));
     let found = meanwhile();
     mutant::set(None);

@@ -87,3 +87,17 @@ pub fn join_among_discards(seed: u64, schedule: Schedule) -> Result<(), (String,
     fixture.close();
     Ok(())
 }
+
+/// A snapshot that was missing meanwhile has missed such a discard.
+#[test]
+fn a_discard_that_is_passed_down_changes_the_origin() {
+    let config = DiskConfig { max_discard: Sectors(12), ..calm() };
+    let mut fixture = Fixture::new(12, config, 1, Schedule::RANDOM[0]);
+    fixture.discards = true;
+    fixture.add(2, 60, OnFull::Invalidate, calm());
+    fixture.run(1, 0, 0, 12).unwrap();
+    assert!(!fixture.origin.is_changed(), "it was read");
+    fixture.run(1, pattern::DISCARD, 0, 4).unwrap();
+    assert!(fixture.origin.is_changed());
+    fixture.close();
+}

@@ -157,6 +157,7 @@ fn changes() {
     assert!(message.ends_with("no merge is running: that of the snapshot s into it has ended"));
     let error = failed("merge", "merge s --pause");
     assert_eq!((&error["kind"], &error["device"]), (&"not_found".into(), &"s".into()), "{error}");
+    assert_eq!(failed("merge", "merge o")["kind"], "refused", "it is no snapshot");
     server::del("--all");
     server::assert_nothing_left("json-changes");
 }
