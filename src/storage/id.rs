@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use dm_targets::origins::DiskKey;
+use dm_targets::disk::DiskKey;
 
 /// The identity of a disk, whatever path leads to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

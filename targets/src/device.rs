@@ -19,9 +19,9 @@ mod events;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use crate::disk::DiskKey;
 use crate::gate::{Closed, Gate};
 use crate::mutant::{self, Mutant};
-use crate::origins::DiskKey;
 use crate::request::{Request, RequestKind, TargetError};
 use crate::snapshot::origin::Origin;
 use crate::target::Target;

@@ -54,6 +54,10 @@ pub struct Op {
     pub memory: Memory,
 }
 
+/// Identifies a disk, whatever path led to it: two numbers of the caller's choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DiskKey(pub u64, pub u64);
+
 /// What a disk is and can do. All lengths in bytes unless the type says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -23,7 +23,7 @@
 //! with `gate`, [`io`] (dm-io), [`copy`] (kcopyd), [`request`], [`snapshot`], [`mirror`],
 //! [`linear`], [`error`] and [`zero`], which do not use each other, [`segments`] (several of the
 //! last three side by side), and [`table`]. Above them are [`target`], [`device`],
-//! [`stack`] (a device as a disk), [`origins`] and [`group`].
+//! [`stack`] (a device as a disk), `origins` and [`group`].
 //!
 //! # The rules that keep data safe
 //!
@@ -57,7 +57,7 @@ pub mod io;
 pub mod linear;
 pub mod mirror;
 pub mod mutant;
-pub mod origins;
+mod origins;
 pub mod ram;
 pub mod request;
 pub mod segments;

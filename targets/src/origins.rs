@@ -11,15 +11,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::disk::DiskKey;
 use crate::mutant::{self, Mutant};
 use crate::snapshot::losses::Departed;
 use crate::snapshot::origin::Origin;
 use crate::snapshot::target::Snapshot;
 use crate::target::Target;
-
-/// Identifies a disk, whatever path led to it: two numbers of the caller's choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DiskKey(pub u64, pub u64);
 
 /// The origins of a process.
 #[derive(Default)]

@@ -46,9 +46,9 @@ const TARGETS: [Arrows; 25] = [
             "mutant", "units",
         ],
     ),
-    ("origins", &["target", "snapshot", "mutant"]),
+    ("origins", &["target", "snapshot", "disk", "mutant"]),
     ("stack", &["device", "request", "exec", "disk", "mutant", "units"]),
-    ("device", &["target", "snapshot", "request", "gate", "exec", "mutant"]),
+    ("device", &["target", "snapshot", "request", "gate", "exec", "disk", "mutant"]),
     (
         "target",
         &[

@@ -11,10 +11,9 @@ use std::rc::Rc;
 
 use dm_targets::copy;
 use dm_targets::device::{Device, OpenTarget};
-use dm_targets::disk::{Disk, Host, Memory};
+use dm_targets::disk::{Disk, DiskKey, Host, Memory};
 use dm_targets::group::Group;
 use dm_targets::linear::target::Linear;
-use dm_targets::origins::DiskKey;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::disk::{DiskConfig, SimDisk};
 use dm_targets::sim::image::Image;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use dm_targets::device::OpenTarget;
-use dm_targets::origins::DiskKey;
+use dm_targets::disk::DiskKey;
 use dm_targets::target::Target;
 
 use super::machine::SimMachine;
