@@ -7,6 +7,7 @@
 //! knows the snapshots that have left it (I9), and has the copy client of its height: its copies
 //! may wait for those of the device.
 
+mod joins;
 mod stacks;
 
 use std::cell::RefCell;
@@ -183,8 +184,13 @@ impl Group {
         }
         // From here on the origin has a user.
         self.devices.borrow_mut().insert(id, device);
-        self.join(&target).await;
-        Ok(())
+        let joined = self.join(&target).await;
+        if joined.is_err() {
+            self.devices.borrow_mut().remove(&id);
+            drop(target.close().await);
+            self.forget_unused_origins();
+        }
+        joined
     }
 
     /// Why a target cannot be used beside the other devices.
@@ -227,28 +233,6 @@ impl Group {
         target.activate(&self.executor).await
     }
 
-    /// A snapshot joins the origin of its disk.
-    async fn join(&self, target: &Target) {
-        if let Target::Snapshot(snapshot) = target {
-            if let Some(origin) = self.origins.of(snapshot) {
-                origin.join(snapshot.clone()).await;
-            }
-        }
-    }
-
-    /// A snapshot leaves the origin of its disk: writes no longer preserve anything for it. If it
-    /// is `outlived` it is marked invalid while it still holds back the origin's writes.
-    async fn leave(&self, target: &Target, outlived: bool) {
-        if let Target::Snapshot(snapshot) = target {
-            if let Some(origin) = self.origins.of(snapshot) {
-                if outlived {
-                    snapshot.give_up().await;
-                }
-                origin.leave(snapshot);
-            }
-        }
-    }
-
     /// Closes the target of a suspended device; none replaces it until [`Group::put_target`]. An
     /// origin outlives its device's target: its snapshots stay, and with them the origin, for the
     /// next target of that disk.
@@ -271,14 +255,13 @@ impl Group {
     pub async fn put_target(&self, id: u32, opened: OpenTarget) -> Result<(), String> {
         let device = self.device(id).ok_or("the device is gone")?;
         let held = self.hold(opened);
-        let activated = self.activate(id, &held.target).await;
-        if activated.is_ok() {
+        let begun = self.begin(id, &held.target).await;
+        if begun.is_ok() {
             device.put_target(OpenTarget::clone(&held));
-            self.join(&held.target).await;
         }
         drop(held);
         self.forget_unused_origins();
-        activated
+        begun
     }
 
     /// Puts a target that has been opened in the place of a suspended device's, and closes that
@@ -296,21 +279,20 @@ impl Group {
     ) -> Result<(Closed, bool), String> {
         let device = self.device(id).ok_or("the device is gone")?;
         let held = self.hold(opened);
-        let activated = self.activate(id, &held.target).await;
+        let begun = self.begin(id, &held.target).await;
         let old = device.target();
         let mut closed = Ok(());
-        if activated.is_ok() {
+        if begun.is_ok() {
             self.remember_exchange(&device, &old);
             self.leave(&old, outlived).await;
             closed = device.take_target().await;
             device.put_target(OpenTarget::clone(&held));
-            self.join(&held.target).await;
         }
         drop(held);
         self.forget_unused_origins();
         let is_lost = |one: &Snapshot| outlived && one.loss_when_left().is_none();
         let marked = matches!(&old, Target::Snapshot(snapshot) if is_lost(snapshot));
-        activated.map(|()| (closed, marked))
+        begun.map(|()| (closed, marked))
     }
 
     /// A device gets a table of another kind, or of other ranges: what its users have changed stays

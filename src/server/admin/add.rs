@@ -245,7 +245,6 @@ impl<M: Machine> Administrator<M> {
         let before = self.note_of(prepared)?;
         let served = self.machine.serve(info, &state.name, &prepared.target, false)?;
         self.unless_silent(Errand::on(info.id, "add"), served, |_, _| {})??;
-        self.refuse_missed_meanwhile(prepared)?;
         let note = self.note_of(prepared)?.or(before);
         self.machine.start(info.id, false)?;
         Ok((note, departed))

@@ -4,16 +4,14 @@
 //! Rule kept here: I9. What an origin's device writes is lost for a snapshot that neither is there
 //! nor has left it, and nothing on the COW tells: so a store that keeps chunks is no snapshot of an
 //! origin that has been written in this life of its device, unless the origin knows it. A device
-//! that is taken over may have been written.
+//! that is taken over may have been written. What is changed after this look is noticed when the
+//! snapshot joins the origin.
 
 use std::rc::Rc;
-
-use dm_targets::table::TargetParams;
 
 use super::devices::{Device, is_origins};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
-use super::new_device::NewDevice;
 use super::open_origins::Origin;
 use super::state::Administrator;
 use crate::failure::{Failure, Kind, Reason};
@@ -47,23 +45,6 @@ impl<M: Machine> Administrator<M> {
              {name}, --other-origin takes it (in the tab file, the option other-origin)"
         );
         Err(Failure::new(Kind::Refused, why).of_disk(path))
-    }
-
-    /// The same for a snapshot that has joined its origin since it was opened: that may have been
-    /// written in between.
-    ///
-    /// # Errors
-    /// As [`Administrator::refuse_missed`].
-    pub(super) fn refuse_missed_meanwhile(&self, prepared: &NewDevice<M>) -> Result<(), Reason> {
-        let (Some(cow), Some(zero)) = (&prepared.cow, &prepared.keeps) else { return Ok(()) };
-        // A merge that has begun writes to its origin itself; one whose origin was changed since it
-        // was opened does not begin.
-        let TargetParams::Snapshot(table) = &prepared.spec.table.params else { return Ok(()) };
-        let Some(origin) = self.origins.of(prepared.deps.carrier()) else { return Ok(()) };
-        if mutant::is(Mutant::MissedMeanwhile) {
-            return Ok(());
-        }
-        self.refuse_missed((&table.cow, cow), origin, zero)
     }
 
     /// The name of a device through which an origin has been changed, or may have been; by

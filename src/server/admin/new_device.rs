@@ -19,9 +19,6 @@ pub(super) struct NewDevice<M: Machine> {
     pub(super) spec: DeviceSpec,
     /// For a persistent snapshot: how its COW is recognized later.
     pub(super) cow: Option<Cow>,
-    /// How the COW is prepared for another snapshot, if its store is one that may have missed
-    /// writes of the origin: it keeps chunks of an earlier moment.
-    pub(super) keeps: Option<String>,
     /// What its user should know.
     pub(super) note: Option<String>,
 }

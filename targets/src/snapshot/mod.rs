@@ -152,6 +152,7 @@ mod no_space;
 pub mod origin;
 mod origin_flush;
 mod origin_gate;
+mod origin_join;
 mod parts;
 mod preserved;
 mod ranges;

@@ -26,9 +26,9 @@ type Created = (Rc<Snapshot>, PendingId);
 pub struct Origin {
     disk: Disk,
     copy: copy::Client,
-    snapshots: RefCell<Vec<Rc<Snapshot>>>,
+    pub(super) snapshots: RefCell<Vec<Rc<Snapshot>>>,
     /// The ranges that every snapshot has.
-    preserved: preserved::Shared,
+    pub(super) preserved: preserved::Shared,
     pub(super) gate: Rc<Gate>,
     /// A snapshot is being merged into it.
     pub(super) merging: Cell<bool>,
@@ -92,38 +92,11 @@ impl Origin {
         }
     }
 
-    /// Adds a snapshot at a moment when no write is in flight: writes acknowledged before are in
-    /// the snapshot, writes that start afterwards are not.
-    pub async fn join(&self, snapshot: Rc<Snapshot>) {
-        self.gate.hold().await;
-        snapshot.set_preserved(self.preserved.clone());
-        self.gate.departed().forget(snapshot.cow_names());
-        self.snapshots.borrow_mut().push(snapshot);
-        if self.snapshots.borrow().len() == 1 || !mutant::is(Mutant::JoinKeepsPreserved) {
-            self.forget_preserved();
-        }
-        self.tell_who_is_alone();
-        self.gate.release();
-    }
-
     /// Nothing is preserved by all snapshots any more, which have these chunk sizes and lengths.
     pub(super) fn forget_preserved(&self) {
         let snapshots = self.snapshots.borrow();
         let sizes = snapshots.iter().map(|snapshot| (snapshot.chunk_size(), snapshot.len()));
         self.preserved.borrow_mut().restart(sizes);
-    }
-
-    /// Removes a snapshot; writes no longer preserve anything for it. Its store stays valid until
-    /// the origin's next change, which first records that it no longer is.
-    pub fn leave(&self, snapshot: &Rc<Snapshot>) {
-        if let Some(loss) = snapshot.loss_when_left() {
-            self.gate.departed().add(snapshot.losses.clone(), loss);
-        }
-        self.snapshots.borrow_mut().retain(|other| !Rc::ptr_eq(other, snapshot));
-        if self.snapshots.borrow().is_empty() {
-            self.preserved.borrow_mut().restart([]);
-        }
-        self.tell_who_is_alone();
     }
 
     /// The store of a snapshot that has left is gone from its COW: no loss is to be recorded.
@@ -150,7 +123,12 @@ impl Origin {
     /// Whether the disk has been changed by way of this origin, by whomever: users, a merge, a
     /// discard that a snapshot passes down.
     pub fn is_changed(&self) -> bool {
-        self.gate.changes() > 0
+        self.changes() > 0
+    }
+
+    /// How many such changes there were.
+    pub fn changes(&self) -> u64 {
+        self.gate.changes()
     }
 
     pub(super) fn tell_who_is_alone(&self) {

@@ -70,4 +70,6 @@ pub(super) struct Joined {
     pub(super) alone: RefCell<Option<Rc<Gate>>>,
     /// The ranges that all snapshots of the origin have.
     pub(super) preserved: RefCell<preserved::Shared>,
+    /// How many changes the origin had had before its store was read, if it must have them all.
+    pub(super) seen_at: Cell<Option<u64>>,
 }

@@ -341,6 +341,12 @@ impl Snapshot {
         }
     }
 
+    /// Its store is of an earlier moment: it joins its origin only if that has had no more changes
+    /// than these by then.
+    pub fn must_have_all_since(&self, changes: u64) {
+        self.joined.seen_at.set(Some(changes));
+    }
+
     /// Sets the origin's gate while the origin has no other snapshot, and clears it otherwise.
     pub(super) fn set_alone(&self, gate: Option<Rc<Gate>>) {
         self.joined.alone.replace(gate);

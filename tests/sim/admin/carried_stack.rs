@@ -206,7 +206,7 @@ impl Stack {
         Ok(())
     }
 
-    fn add_spec(&mut self, spec: DeviceSpec) -> Result<DeviceRef, String> {
+    pub fn add_spec(&mut self, spec: DeviceSpec) -> Result<DeviceRef, String> {
         match self.ask(Command::Add { name: None, id: None, spec })? {
             Reply::Added { device, .. } => Ok(device),
             other => Err(format!("{other:?}")),

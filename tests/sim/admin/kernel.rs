@@ -77,8 +77,8 @@ pub struct Kernel {
     pub denied: Vec<(Control, u32)>,
     /// What users send to the next new device as soon as it is live.
     pub at_once: Vec<Pending>,
-    /// What a user sends to another device while it adds one.
-    pub beside: Option<(u32, Pending)>,
+    /// What a user sends to a device during a command: before how many jobs of the server.
+    pub beside: Option<(usize, u32, Pending)>,
 }
 
 impl Kernel {

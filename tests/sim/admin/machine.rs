@@ -124,6 +124,7 @@ impl Machine for SimMachine {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
+        self.write_beside();
         let result = self.handle().begin(job);
         let waited = self.handle().wait(|| result.borrow().is_some());
         if let Some(result) = result.borrow_mut().take() {
@@ -161,7 +162,6 @@ impl Machine for SimMachine {
             kernel.deny(Control::Add, id.unwrap_or_default())?;
             kernel.add(id, options, params, self.pid).ok_or_else(|| "taken".into())
         })
-        .inspect(|_| self.write_beside())
     }
 
     fn serve(

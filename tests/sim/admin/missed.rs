@@ -4,12 +4,15 @@
 //! Rule held here: what is written without a snapshot is noticed (I9): its store is refused, unless
 //! it keeps nothing, has left the origin properly, or the user takes it nevertheless.
 
+use dm_targets::request::RequestKind;
+
 use super::carried_stack::{Do, LOWER, Lower, Stack, Upper};
 use super::early;
 use super::machine::SimMachine;
+use super::model;
 use super::process::spawn_pass;
 use super::town::{Town, What};
-use crate::protocol::{Command, DeviceSpec, Reply};
+use crate::protocol::{Command, DeviceRef, DeviceSpec, Reply};
 #[cfg(feature = "mutants")]
 use crate::server::admin::mutant::{self, Mutant};
 
@@ -32,12 +35,26 @@ fn of_disk() -> Result<Town, String> {
 }
 
 impl SimMachine {
-    /// Carries out what a user sends to another device while one is added.
+    /// Carries out what a user sends to a device during a command.
     pub(super) fn write_beside(&self) {
         let beside = self.site.kernel.borrow_mut().beside.take();
-        let Some((id, pending)) = beside else { return };
+        let Some((jobs, id, pending)) = beside else { return };
+        if let Some(jobs) = jobs.checked_sub(1) {
+            self.site.kernel.borrow_mut().beside = Some((jobs, id, pending));
+            return;
+        }
         spawn_pass(&self.executor, &self.thread, id, &pending);
         drop(self.site.run(&self.executor, || pending.result.borrow().is_some()));
+    }
+}
+
+impl Stack {
+    /// Gives a device another table.
+    fn load(&mut self, device: DeviceRef, spec: DeviceSpec) -> Result<(), String> {
+        for command in [Command::Load { device, spec }, Command::Resume { device }] {
+            self.ask(command)?;
+        }
+        Ok(())
     }
 }
 
@@ -121,10 +138,7 @@ fn beside() -> Result<(), String> {
 fn of_other_ranges() -> Result<(), String> {
     let mut stack = restarted(LOWER[1])?;
     let device = stack.device(Lower).ok_or("no device")?;
-    let spec = DeviceSpec::of_line("0 8 linear /b 0");
-    for command in [Command::Load { device, spec }, Command::Resume { device }] {
-        stack.ask(command)?;
-    }
+    stack.load(device, DeviceSpec::of_line("0 8 linear /b 0"))?;
     refused(stack.add(Upper).map(drop), "other ranges")
 }
 
@@ -140,17 +154,37 @@ fn restarted(line: &'static str) -> Result<Stack, String> {
     stack.act(Do::Add(Lower)).map(|_| stack)
 }
 
-/// A device is written for the first time while a snapshot of it is added.
-fn meanwhile() -> Result<(), String> {
-    let mut stack = restarted(LOWER[1])?;
-    let written = early::write(&mut stack, 5, 77);
-    let id = stack.device(Lower).ok_or("no device")?.id;
-    stack.town.site.kernel.borrow_mut().beside = Some((id, written.clone()));
-    refused(stack.add(Upper).map(drop), "meanwhile")?;
-    match *written.result.borrow() {
-        Some(Ok(())) => Ok(()),
-        ref other => Err(format!("{other:?}")),
+/// A device is written for the first time while a snapshot of it is added, or gets its table:
+/// before each job of the server. What was written before it joined, it has missed.
+fn meanwhile(loaded: bool) -> Result<(), String> {
+    for jobs in 0.. {
+        let mut stack = restarted(LOWER[1])?;
+        let other =
+            if loaded { Some(stack.add_spec(DeviceSpec::of_line("0 8 error"))?) } else { None };
+        let written = early::write(&mut stack, 5, 77);
+        let id = stack.device(Lower).ok_or("no device")?.id;
+        stack.town.site.kernel.borrow_mut().beside = Some((jobs, id, written.clone()));
+        let found = match other {
+            Some(device) => stack.load(device, stack.spec(Upper)).map(|()| device),
+            None => stack.add(Upper),
+        };
+        if stack.town.site.kernel.borrow_mut().beside.take().is_some() {
+            return found.map(drop).map_err(|why| format!("nothing was written: {why}"));
+        }
+        if !matches!(*written.result.borrow(), Some(Ok(()))) {
+            return Err(format!("before job {jobs}: {:?}", written.result.borrow()));
+        }
+        let shown = match found {
+            Err(why) if why.contains("a mixture of two moments") => continue,
+            Err(why) => return Err(format!("before job {jobs}: {why}")),
+            Ok(device) => stack.io(device, RequestKind::Read, 5, model::sector(0)),
+        };
+        match shown {
+            Some(Ok(shown)) if shown == [205] => {}
+            other => return Err(format!("before job {jobs}: shows {other:?}")),
+        }
     }
+    Ok(())
 }
 
 /// The same of a device that carries its snapshots.
@@ -175,7 +209,8 @@ fn what_is_written_without_a_snapshot_is_noticed() {
     of_devices().unwrap();
     beside().unwrap();
     of_other_ranges().unwrap();
-    meanwhile().unwrap();
+    meanwhile(false).unwrap();
+    meanwhile(true).unwrap();
 }
 
 #[test]
@@ -190,7 +225,7 @@ fn a_snapshot_that_missed_writes_is_noticed_to_be_taken() {
     mutant::set(None);
     assert!(found.0.is_err() && found.1.is_err(), "{found:?}");
     mutant::set(Some(Mutant::MissedMeanwhile));
-    let found = meanwhile();
+    let found = (meanwhile(false), meanwhile(true));
     mutant::set(None);
-    assert!(found.is_err(), "{found:?}");
+    assert!(found.0.is_err() && found.1.is_err(), "{found:?}");
 }

@@ -151,7 +151,6 @@ impl<M: Machine> Administrator<M> {
             read_only,
             spec: DeviceSpec { source: None, lost: Vec::new(), force, ..spec },
             cow: None,
-            keeps: None,
             note,
         })
     }

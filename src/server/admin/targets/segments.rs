@@ -96,7 +96,7 @@ impl<M: Machine> Administrator<M> {
             let widest = |mask: u32| mask.max(LATER_DMA_MASK);
             params.dma_alignment_mask = params.dma_alignment_mask.map(widest);
         }
-        Ok(NewDevice { params, target, deps, read_only, spec, cow: None, keeps: None, note: None })
+        Ok(NewDevice { params, target, deps, read_only, spec, cow: None, note: None })
     }
 
     /// Opens the disks of lines, and checks that each line fits on its own.

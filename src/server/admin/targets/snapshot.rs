@@ -56,7 +56,7 @@ impl<M: Machine> Administrator<M> {
         deps.insert(path, disk, known);
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, None);
         spec.force = shared;
-        Ok(NewDevice { params, target, deps, read_only, spec, cow: None, keeps: None, note: None })
+        Ok(NewDevice { params, target, deps, read_only, spec, cow: None, note: None })
     }
 
     pub(in crate::server::admin) fn prepare_snapshot(
@@ -116,8 +116,8 @@ impl<M: Machine> Administrator<M> {
         let deps = deps_of(snapshot, (origin.disk, origin.known), (cow_id, cow_known));
         let note = found.note(snapshot, cow_limits.logical_block_size, again || spec.continues);
         let spec = served_spec(spec, snapshot, found.chunk, origin.shared);
-        let (cow, keeps) = (persistent.then_some(known), found.keeps);
-        Ok(NewDevice { params, target, deps, read_only, spec, cow, keeps, note })
+        let cow = persistent.then_some(known);
+        Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
     }
 
     /// Refuses a snapshot on one of its own disks, and a merge below the users of a device.
@@ -320,14 +320,13 @@ impl<M: Machine> Administrator<M> {
         if opening.again && mutant::is(Mutant::MergeOptionsForgotten) {
             opening.merge = None;
         }
-        let Opening { again, ownership: Ownership { store, adopt, .. }, .. } = opening;
+        let Opening { ownership: Ownership { store, .. }, .. } = opening;
         let (path, persistent) = (cow.path(), !opening.table.store.is_transient());
         let journal = if persistent { self.machine.journal(&cow, store)? } else { None };
         let merged = self.machine.waker();
-        let (target, mut found) = self.open_target(move |thread: Rc<M::Thread>| async move {
+        let (target, found) = self.open_target(move |thread: Rc<M::Thread>| async move {
             snapshot_open::open(&thread, cow, journal, opening, merged).await
         })?;
-        found.keeps.take_if(|_| again || adopt);
         if let Some(zero) = &found.keeps {
             self.refuse_missed((&path, known), origin, zero)?;
         }

@@ -19,6 +19,7 @@ use super::wipe::zero_start;
 use crate::failure::Reason;
 use crate::protocol::MergeOptions;
 use crate::server::admin::machine::Thread;
+use crate::server::admin::mutant::{self, Mutant};
 use crate::server::events::tell;
 use crate::storage::DiskId;
 
@@ -33,7 +34,8 @@ pub(super) struct Found {
     pub(super) is_new: bool,
     /// The store was on the COW already, and is valid.
     continued: Option<Store>,
-    /// How the COW is prepared for another snapshot, if its store keeps chunks of before.
+    /// How the COW is prepared for another snapshot, if its store keeps chunks of before, and may
+    /// have missed changes of the origin.
     pub(super) keeps: Option<String>,
 }
 
@@ -128,9 +130,10 @@ pub(super) async fn open<T: Thread>(
             // What its users have written is on it; from now on they cannot.
             carrier.drain_users().await;
         }
-        let keeps = keeps.then_some(zero);
+        let keeps = (keeps && !again && !opening.ownership.adopt).then_some(zero);
         return Ok((opened, Found { chunk, len, is_new: false, continued: None, keeps }));
     }
+    let changes = origin.changes();
     let snapshot = Snapshot::open(parts).await?;
     refuse_unusable(&snapshot, (&table.cow, block_bytes), again && !opening.unmade, allow_invalid)?;
     let is_new = persistent && snapshot.store().is_new();
@@ -138,7 +141,11 @@ pub(super) async fn open<T: Thread>(
         persistent && !snapshot.store().is_new() && snapshot.health() != Health::Invalid;
     let continued = is_continued.then(|| Store::with(snapshot.exceptions()));
     let (chunk, len) = (snapshot.chunk_size(), snapshot.len());
-    let keeps = matches!(continued, Some(Store::Filled)).then_some(zero);
+    let keeps = matches!(continued, Some(Store::Filled)) && !again && !opening.ownership.adopt;
+    if keeps && !mutant::is(Mutant::MissedMeanwhile) {
+        snapshot.must_have_all_since(changes);
+    }
+    let keeps = keeps.then_some(zero);
     let found = Found { chunk, len, is_new, continued, keeps };
     Ok((OpenTarget { target: Target::Snapshot(snapshot), events }, found))
 }
