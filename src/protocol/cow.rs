@@ -48,6 +48,14 @@ impl Cow {
         let same_store = matches!(self.store, Which::Id(_)) && self.store == other.store;
         same_store || self.names.iter().any(|name| other.names.contains(name))
     }
+
+    /// Whether both are or may be the same store: another one may be at the same path by now.
+    pub fn may_be(&self, other: &Cow) -> bool {
+        match (self.store, other.store) {
+            (Which::Id(one), Which::Id(other)) => one == other,
+            _ => self.is_near(other),
+        }
+    }
 }
 
 /// A COW and its origin.

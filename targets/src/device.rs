@@ -119,7 +119,13 @@ impl Device {
 
     /// It gets another table, and its origin's disk has been changed.
     pub(crate) fn set_changed(&self, disk: Option<DiskKey>) {
-        self.changed.borrow_mut().extend(disk);
+        let new = disk.filter(|disk| !self.has_changed(*disk));
+        self.changed.borrow_mut().extend(new);
+    }
+
+    /// The disk is gone.
+    pub(crate) fn forget_changed(&self, disk: Option<DiskKey>) {
+        self.changed.borrow_mut().retain(|known| Some(*known) != disk);
     }
 
     pub(crate) fn has_changed(&self, disk: DiskKey) -> bool {

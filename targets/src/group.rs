@@ -355,7 +355,10 @@ impl Group {
         self.leave(&target, outlived).await;
         let closed = target.close().await;
         if let Some(origin) = device.put_down() {
+            let key = self.origins.key_of(&origin);
             self.origins.end(origin);
+            // Its number may be another device's.
+            self.devices.borrow().values().for_each(|other| other.forget_changed(key));
         }
         self.forget_unused_origins();
         closed

@@ -147,8 +147,9 @@ pub struct Snapshot {
     /// Pass discards on to the origin as well
     #[arg(long, requires = "discard_zeroes_cow")]
     pub discard_passdown_origin: bool,
-    /// Use a store that was made for another origin, if both names are of the same disk. The store
-    /// belongs to this origin from then on
+    /// Use a store that was made for another origin, if both names are of the same disk, or one
+    /// that was not there while its origin was in use, if nothing was written. The store belongs to
+    /// this origin from then on
     #[arg(long)]
     pub other_origin: bool,
     #[command(flatten)]

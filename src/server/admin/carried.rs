@@ -172,8 +172,8 @@ impl<M: Machine> Administrator<M> {
             true => Err(format!(
                 "{path}: the snapshot on it was deleted, and was of another origin, or of a device \
                  that was deleted, too; only if it was of this one, and nothing has been written \
-                 to what is below that since, --other-origin takes it (in the tab file, \
-                 the option other-origin)"
+                 to what is below that since, `add snapshot --other-origin` takes it (in the \
+                 tab file, the option other-origin)"
             )
             .into()),
         }

@@ -3,23 +3,32 @@
 //!
 //! Rule kept here: I9. What an origin's device writes is lost for a snapshot that neither is there
 //! nor has left it, and nothing on the COW tells: so a store that keeps chunks is no snapshot of an
-//! origin that has been written in this life of its device, unless the origin knows it. A device
+//! origin that has been written in this life of its device, unless the origin knows it; nor is an
+//! empty one that its user expects, as in the tab file, to be of an earlier moment. A device
 //! that is taken over may have been written. What is changed after this look is noticed when the
 //! snapshot joins the origin.
 
 use std::rc::Rc;
 
-use super::devices::{Device, is_origins};
+use super::devices::{Device, LeftOut, is_origins};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::open_origins::Origin;
 use super::state::Administrator;
 use crate::failure::{Failure, Kind, Reason};
-use crate::protocol::Cow;
+use crate::protocol::{Cow, DeviceRef};
+
+/// What a store keeps that may have missed changes of its origin.
+pub(super) struct Kept {
+    /// How its COW is prepared for another snapshot.
+    pub(super) zero: String,
+    /// No chunk; it is nevertheless of an earlier moment.
+    pub(super) is_empty: bool,
+}
 
 impl<M: Machine> Administrator<M> {
     /// Refuses a store that was on a COW, at a path, for a snapshot of an origin that has been
-    /// written without it. `zero`: how the COW is prepared for another snapshot.
+    /// written without it. `kept`: what the store keeps.
     ///
     /// # Errors
     /// It has, or that cannot be determined.
@@ -27,9 +36,10 @@ impl<M: Machine> Administrator<M> {
         &self,
         (path, cow): (&str, &Cow),
         origin: &Origin,
-        zero: &str,
+        kept: &Kept,
     ) -> Result<(), Reason> {
-        let is_it = |other: &Cow| other.is_near(cow);
+        let by_path = mutant::is(Mutant::MissedByPath);
+        let is_it = |other: &Cow| if by_path { other.is_near(cow) } else { other.may_be(cow) };
         let is_served = self.devices.values().any(|entry| entry.cow.as_ref().is_some_and(is_it));
         if is_served || mutant::is(Mutant::MissedTaken) {
             return Ok(());
@@ -39,10 +49,12 @@ impl<M: Machine> Administrator<M> {
         if departures.iter().any(|departure| is_it(&departure.cow)) {
             return Ok(());
         }
+        let Kept { zero, is_empty } = kept;
+        let shows = if *is_empty { "a later moment" } else { "a mixture of two moments" };
         let why = format!(
-            "{path}: {name} was in use without the snapshot that is on it, which would show a \
-             mixture of two moments; {zero} for a new one; only if nothing has been written to \
-             {name}, --other-origin takes it (in the tab file, the option other-origin)"
+            "{path}: {name} was in use without the snapshot that is on it, which would show \
+             {shows}; {zero} for a new one; only if nothing has been written to {name}, \
+             `add snapshot --other-origin` takes it (in the tab file, the option other-origin)"
         );
         Err(Failure::new(Kind::Refused, why).of_disk(path))
     }
@@ -55,17 +67,23 @@ impl<M: Machine> Administrator<M> {
             Some(carrier) => carrier.id == id,
             None => entry.deps.carrier().is_none() && is_origins(&entry.spec),
         };
+        if let Some(left) = self.left_out_writer(carrier) {
+            return Ok(Some(left));
+        }
         let writers = self.devices.iter().filter(|(id, entry)| writes(**id, entry));
-        let writers: Vec<u32> = writers.map(|(id, _)| *id).collect();
-        let (first, key) = (writers.first().copied(), origin.disk.key());
+        // What its users cannot write they have not written under an earlier server either.
+        let writers: Vec<(u32, bool)> = writers.map(|(id, one)| (*id, !one.read_only)).collect();
+        let (first, key) = (writers.first().map(|(id, _)| *id), origin.disk.key());
         // Another table of a disk's device leaves the disk as it is.
         let by_table = carrier.is_some() && !mutant::is(Mutant::MissedBeside);
         let (written, is_changed) = self.machine.call(move |thread: Rc<M::Thread>| async move {
-            let is_it = |id: &u32| {
+            let is_it = |(id, writable): &(u32, bool)| {
                 let device = thread.group().device(*id);
-                device.is_some_and(|it| it.was_in_use() || by_table && it.is_exchanged())
+                device
+                    .is_some_and(|it| *writable && it.was_in_use() || by_table && it.is_exchanged())
             };
-            (writers.into_iter().find(is_it), thread.group().is_origin_changed(key))
+            let written = writers.into_iter().find(is_it).map(|(id, _)| id);
+            (written, thread.group().is_origin_changed(key))
         })?;
         // A merge writes to it, a snapshot may discard it, and who has written may have another
         // table by now.
@@ -73,5 +91,16 @@ impl<M: Machine> Administrator<M> {
         let id = written.or(first.filter(|_| is_changed));
         let name = id.and_then(|id| self.devices.get(&id)).map(|entry| entry.name.clone());
         Ok(name.or_else(|| is_changed.then(|| "its origin".to_owned())))
+    }
+    /// The name of an origin's device that is left out: it may have been written before its server
+    /// died.
+    fn left_out_writer(&self, carrier: Option<DeviceRef>) -> Option<String> {
+        let writes = |left: &&LeftOut| match carrier {
+            Some(carrier) => carrier.id == left.device.id,
+            None => left.device.carrier().is_none() && is_origins(&left.device.spec),
+        };
+        let writable = |left: &&LeftOut| !left.device.spec.options.read_only;
+        let mut left = self.left_out.values().filter(writes).filter(writable);
+        left.next().filter(|_| !mutant::is(Mutant::MissedLeftOut)).map(|it| it.device.name.clone())
     }
 }

@@ -141,6 +141,12 @@ pub enum Mutant {
     MissedMeanwhile,
     /// Only what the origin's device was written by its users counts.
     MissedBeside,
+    /// A store is one that has left the origin properly if that was at the same path.
+    MissedByPath,
+    /// An origin's device that is left out counts as unwritten.
+    MissedLeftOut,
+    /// A snapshot of the tab file comes back although it kept nothing when its origin was written.
+    MissedEmpty,
     /// What is written to the disks of a deleted device leaves its deleted snapshots as they are.
     MadeOfForgotten,
     /// Requests are carried out that come before a device is started that is taken over.

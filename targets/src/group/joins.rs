@@ -27,9 +27,11 @@ impl Group {
         if origin.join_unchanged(snapshot.clone()).await {
             return Ok(());
         }
-        Err("its origin was changed while the store on its COW was opened, which would show a \
-             mixture of two moments"
-            .to_owned())
+        let cow = snapshot.cow().name();
+        Err(format!(
+            "{cow}: its origin was changed before the snapshot that is on it was there, which \
+             would show a mixture of two moments"
+        ))
     }
 
     /// A snapshot leaves the origin of its disk: writes no longer preserve anything for it. If it

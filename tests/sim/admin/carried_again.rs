@@ -95,7 +95,7 @@ fn changed_meanwhile() -> Result<(), String> {
 
 /// It is refused, and nothing of it is lost.
 fn another_one(stack: &mut Stack) -> Result<(), String> {
-    refused(stack, "--other-origin takes it")?;
+    refused(stack, "--other-origin` takes it")?;
     stack.adopts = true;
     goes_on(stack)
 }

@@ -10,7 +10,7 @@ use super::carried_stack::{Do, LOWER, Lower, Stack, Upper};
 use super::early;
 use super::machine::SimMachine;
 use super::model;
-use super::process::spawn_pass;
+use super::process::{Process, spawn_pass};
 use super::town::{Town, What};
 use crate::protocol::{Command, DeviceRef, DeviceSpec, Reply};
 #[cfg(feature = "mutants")]
@@ -18,6 +18,8 @@ use crate::server::admin::mutant::{self, Mutant};
 
 const O: What = What::Origin;
 const S: What = What::Snap(0);
+/// The disk of the first snapshot's COW; that of the second one follows.
+const COW: usize = 1;
 /// What a refusal says.
 const MIXTURE: &str = "which would show a mixture of two moments; zero its start with";
 
@@ -67,11 +69,7 @@ fn refused(found: Result<(), String>, what: &str) -> Result<(), String> {
 
 /// It is taken as it is.
 fn taken(town: &mut Town) -> Result<(), String> {
-    let spec = DeviceSpec { other_origin: true, ..Town::spec(S) };
-    match town.ask("o", Command::Add { name: None, id: None, spec })? {
-        Reply::Added { .. } => Ok(()),
-        other => Err(format!("{other:?}")),
-    }
+    ask(town, DeviceSpec { other_origin: true, ..Town::spec(S) })
 }
 
 fn of_disks() -> Result<(), String> {
@@ -99,13 +97,7 @@ fn of_disks() -> Result<(), String> {
 /// the time.
 fn beside() -> Result<(), String> {
     let begun = || {
-        let mut town = Town::new(0, false);
-        for step in [S, What::Snap(1), O] {
-            town.add(step)?;
-        }
-        town.write(O, 0);
-        [O, S, What::Snap(1)].into_iter().for_each(|what| town.flush(what));
-        town.crash(true);
+        let mut town = of_two(true)?;
         town.add(O).map(|()| town)
     };
     let mut town: Town = begun()?;
@@ -187,6 +179,84 @@ fn meanwhile(loaded: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// Adds a device as it is written here.
+fn ask(town: &mut Town, spec: DeviceSpec) -> Result<(), String> {
+    match town.ask("o", Command::Add { name: None, id: None, spec })? {
+        Reply::Added { .. } => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// A machine that has started again, with two snapshots of a disk that keep a chunk, if `filled`.
+fn of_two(filled: bool) -> Result<Town, String> {
+    let mut town = Town::new(0, false);
+    for step in [S, What::Snap(1), O] {
+        town.add(step)?;
+    }
+    if filled {
+        town.write(O, 0);
+    }
+    [O, S, What::Snap(1)].into_iter().for_each(|what| town.flush(what));
+    town.crash(true);
+    Ok(town)
+}
+
+/// The store of a snapshot that was not there is at the path of one that has left properly.
+fn by_path() -> Result<(), String> {
+    let mut town = of_two(true)?;
+    for step in [S, O] {
+        town.add(step)?;
+    }
+    town.write(O, 5);
+    town.del(S, false)?;
+    let other = town.site.disks[COW + 1].disk.borrow().visible();
+    let right = town.site.swap(COW, ("serial /c0".to_owned(), other));
+    refused(ask(&mut town, Town::spec(S)), "at the path of another one")?;
+    drop(town.site.swap(COW, right));
+    ask(&mut town, Town::spec(S))
+}
+
+/// A snapshot that kept nothing when its origin was written shows a later moment: whoever expects
+/// it to come back does not get that; to anybody else it is a new one.
+fn of_nothing() -> Result<(), String> {
+    let mut town = of_two(false)?;
+    let expected = || DeviceSpec { continues: true, ..Town::spec(S) };
+    town.add(O)?;
+    town.write(O, 5);
+    match ask(&mut town, expected()) {
+        Err(why) if why.contains("which would show a later moment; zero its start with") => {}
+        other => return Err(format!("empty: {other:?}, and not refused")),
+    }
+    ask(&mut town, Town::spec(S))?;
+    let mut town = of_two(false)?;
+    town.add(O)?;
+    ask(&mut town, expected()).map_err(|why| format!("nothing was written: {why}"))
+}
+
+/// An origin's device without its server, which was written before that died.
+fn left_out() -> Result<(), String> {
+    let mut town = of_two(true)?;
+    town.add(What::Snap(1))?;
+    let mut origin = Town::spec(O);
+    origin.options.recovery = false;
+    ask(&mut town, origin)?;
+    town.kill("o");
+    drop(town.recover());
+    refused(ask(&mut town, Town::spec(S)), "left out")
+}
+
+/// A device that nobody can write to was not written under an earlier server.
+fn read_only() -> Result<(), String> {
+    let mut town = of_two(true)?;
+    town.processes.insert("o", Process::start(&town.site, "o").ok_or("no server")?);
+    let mut origin = Town::spec(O);
+    origin.options.read_only = true;
+    ask(&mut town, origin)?;
+    town.kill("o");
+    town.recover()?;
+    ask(&mut town, Town::spec(S)).map_err(|why| format!("read-only: {why}"))
+}
+
 /// The same of a device that carries its snapshots.
 fn of_devices() -> Result<(), String> {
     for line in LOWER.split_at(2).0 {
@@ -211,6 +281,10 @@ fn what_is_written_without_a_snapshot_is_noticed() {
     of_other_ranges().unwrap();
     meanwhile(false).unwrap();
     meanwhile(true).unwrap();
+    by_path().unwrap();
+    of_nothing().unwrap();
+    left_out().unwrap();
+    read_only().unwrap();
 }
 
 #[test]
@@ -228,4 +302,14 @@ fn a_snapshot_that_missed_writes_is_noticed_to_be_taken() {
     let found = (meanwhile(false), meanwhile(true));
     mutant::set(None);
     assert!(found.0.is_err() && found.1.is_err(), "{found:?}");
+    for (mutant, check) in [
+        (Mutant::MissedByPath, by_path as fn() -> Result<(), String>),
+        (Mutant::MissedEmpty, of_nothing),
+        (Mutant::MissedLeftOut, left_out),
+    ] {
+        mutant::set(Some(mutant));
+        let found = check();
+        mutant::set(None);
+        assert!(found.is_err(), "{mutant:?}");
+    }
 }

@@ -101,6 +101,7 @@ impl<M: Machine> Administrator<M> {
             unmade: unmade.is_some(),
             allow_invalid: again || spec.allow_invalid,
             lost,
+            continues: spec.continues,
             losses,
             ownership,
             label: name.unwrap_or(&snapshot.cow).to_owned(),
@@ -327,8 +328,8 @@ impl<M: Machine> Administrator<M> {
         let (target, found) = self.open_target(move |thread: Rc<M::Thread>| async move {
             snapshot_open::open(&thread, cow, journal, opening, merged).await
         })?;
-        if let Some(zero) = &found.keeps {
-            self.refuse_missed((&path, known), origin, zero)?;
+        if let Some(kept) = &found.kept {
+            self.refuse_missed((&path, known), origin, kept)?;
         }
         Ok((target, found))
     }

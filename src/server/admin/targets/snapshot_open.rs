@@ -19,6 +19,7 @@ use super::wipe::zero_start;
 use crate::failure::Reason;
 use crate::protocol::MergeOptions;
 use crate::server::admin::machine::Thread;
+use crate::server::admin::missed::Kept;
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::events::tell;
 use crate::storage::DiskId;
@@ -34,9 +35,8 @@ pub(super) struct Found {
     pub(super) is_new: bool,
     /// The store was on the COW already, and is valid.
     continued: Option<Store>,
-    /// How the COW is prepared for another snapshot, if its store keeps chunks of before, and may
-    /// have missed changes of the origin.
-    pub(super) keeps: Option<String>,
+    /// What the store keeps of before, if it may have missed changes of the origin.
+    pub(super) kept: Option<Kept>,
 }
 
 impl Found {
@@ -72,6 +72,8 @@ pub(super) struct Opening<L> {
     pub(super) allow_invalid: bool,
     /// Its store is recorded as lost.
     pub(super) lost: bool,
+    /// Its user expects the store to be there, and of an earlier moment.
+    pub(super) continues: bool,
     /// The id of a new store, and the origin that an existing store must belong to.
     pub(super) ownership: Ownership,
     /// The record of the COW's losses.
@@ -130,8 +132,9 @@ pub(super) async fn open<T: Thread>(
             // What its users have written is on it; from now on they cannot.
             carrier.drain_users().await;
         }
-        let keeps = (keeps && !again && !opening.ownership.adopt).then_some(zero);
-        return Ok((opened, Found { chunk, len, is_new: false, continued: None, keeps }));
+        let keeps = keeps && !again && !opening.ownership.adopt;
+        let kept = keeps.then_some(Kept { zero, is_empty: false });
+        return Ok((opened, Found { chunk, len, is_new: false, continued: None, kept }));
     }
     let changes = origin.changes();
     let snapshot = Snapshot::open(parts).await?;
@@ -141,12 +144,14 @@ pub(super) async fn open<T: Thread>(
         persistent && !snapshot.store().is_new() && snapshot.health() != Health::Invalid;
     let continued = is_continued.then(|| Store::with(snapshot.exceptions()));
     let (chunk, len) = (snapshot.chunk_size(), snapshot.len());
-    let keeps = matches!(continued, Some(Store::Filled)) && !again && !opening.ownership.adopt;
-    if keeps && !mutant::is(Mutant::MissedMeanwhile) {
+    let expected = opening.continues && !mutant::is(Mutant::MissedEmpty);
+    let is_empty = matches!(continued, Some(Store::Empty));
+    let keeps = if is_empty { expected } else { continued.is_some() };
+    let kept = (keeps && !again && !opening.ownership.adopt).then_some(Kept { zero, is_empty });
+    if kept.is_some() && !mutant::is(Mutant::MissedMeanwhile) {
         snapshot.must_have_all_since(changes);
     }
-    let keeps = keeps.then_some(zero);
-    let found = Found { chunk, len, is_new, continued, keeps };
+    let found = Found { chunk, len, is_new, continued, kept };
     Ok((OpenTarget { target: Target::Snapshot(snapshot), events }, found))
 }
 
