@@ -72,7 +72,8 @@ impl<M: Machine> Administrator<M> {
         }
         let writers = self.devices.iter().filter(|(id, entry)| writes(**id, entry));
         // What its users cannot write they have not written under an earlier server either.
-        let writers: Vec<(u32, bool)> = writers.map(|(id, one)| (*id, !one.read_only)).collect();
+        let writers: Vec<(u32, bool)> =
+            writers.map(|(id, one)| (*id, !one.spec.options.read_only)).collect();
         let (first, key) = (writers.first().map(|(id, _)| *id), origin.disk.key());
         // Another table of a disk's device leaves the disk as it is.
         let by_table = carrier.is_some() && !mutant::is(Mutant::MissedBeside);
@@ -92,6 +93,17 @@ impl<M: Machine> Administrator<M> {
         let name = id.and_then(|id| self.devices.get(&id)).map(|entry| entry.name.clone());
         Ok(name.or_else(|| is_changed.then(|| "its origin".to_owned())))
     }
+
+    /// Whether the snapshot that had this name was the last one that was merged into its origin:
+    /// that has emptied its store, which keeps no earlier moment.
+    pub(super) fn has_merged(&self, name: Option<&str>) -> bool {
+        let merged = |entry: &Device| {
+            let merge = entry.spec.merge.as_ref();
+            is_origins(&entry.spec) && merge.is_some_and(|it| it.snapshot.as_deref() == name)
+        };
+        name.is_some() && self.devices.values().any(merged)
+    }
+
     /// The name of an origin's device that is left out: it may have been written before its server
     /// died.
     fn left_out_writer(&self, carrier: Option<DeviceRef>) -> Option<String> {

@@ -29,8 +29,8 @@ impl Group {
         }
         let cow = snapshot.cow().name();
         Err(format!(
-            "{cow}: its origin was changed before the snapshot that is on it was there, which \
-             would show a mixture of two moments"
+            "{cow}: its origin was changed meanwhile, which the snapshot that is on it would \
+             miss: try again"
         ))
     }
 

@@ -178,7 +178,7 @@ fn again() {
             ublk_dm(&format!("zero --to {first}:4096+4096")).ok();
         }
         again([first, second]);
-        assert!(ublk_dm(&line).refused().stderr.contains("--other-origin takes it"));
+        assert!(ublk_dm(&line).refused().stderr.contains("--other-origin` takes it"));
         ublk_dm(&format!("{line} --other-origin")).ok();
     }
     server::del("--all");

@@ -101,7 +101,7 @@ impl<M: Machine> Administrator<M> {
             unmade: unmade.is_some(),
             allow_invalid: again || spec.allow_invalid,
             lost,
-            continues: spec.continues,
+            continues: spec.continues && !self.has_merged(name),
             losses,
             ownership,
             label: name.unwrap_or(&snapshot.cow).to_owned(),
