@@ -65,7 +65,10 @@ pub(super) struct Locked {
 /// Finds the family of a device and waits for other commands on that family.
 pub(super) fn lock(rundir: &RunDir, wanted: &Wanted<'_>, doing: &str) -> Result<Locked, Failure> {
     let FamilyKey { disk, prefix } = wanted.table.params.family();
-    let Some(path) = disk else { return lock_alone(rundir, prefix, wanted, doing) };
+    let Some(path) = disk else {
+        let alone = || lock_alone(rundir, prefix, wanted, doing);
+        return wanted.beside.map_or_else(alone, |id| lock_beside(rundir, id, doing));
+    };
     let disk = DiskId::of_path(Path::new(path))?;
     let base = format!("{prefix}{}", family_key(disk));
     for _ in 0..TRIES {
@@ -93,6 +96,31 @@ fn lock_alone(
     Ok(Locked { key, lock, own: None })
 }
 
+/// The family of another device, for one without disks.
+fn lock_beside(rundir: &RunDir, id: u32, doing: &str) -> Result<Locked, Failure> {
+    for _ in 0..TRIES {
+        let key = key_beside(&states_of(rundir, &rundir.keys()?), id)?;
+        let lock = rundir.lock_family(&key, doing)?;
+        if key_beside(&states_of(rundir, &rundir.keys()?), id)? == key {
+            return Ok(Locked { key, lock, own: None });
+        }
+    }
+    Err(format!("/dev/ublkb{id}: its server keeps changing because of other commands; try again")
+        .into())
+}
+
+/// The states of all families; `None`: there is none, or it cannot be read.
+fn states_of<'a>(rundir: &RunDir, keys: &'a [String]) -> Vec<(&'a str, Option<State>)> {
+    keys.iter().map(|key| (key.as_str(), rundir.state(key).ok().flatten())).collect()
+}
+
+/// The family of the device that `--beside` names.
+fn key_beside(states: &[(&str, Option<State>)], id: u32) -> Result<String, Failure> {
+    let what = "no device of ublk-dm; see `ublk-dm list`";
+    let key = key_of_device(states, id);
+    key.map(str::to_owned).ok_or_else(|| format!("--beside: /dev/ublkb{id} is {what}").into())
+}
+
 /// A number for a name that is too long for the name of a socket.
 fn hash_of(name: &str) -> u64 {
     let mut hash = NumberHasher::default();
@@ -109,18 +137,13 @@ fn find(
 ) -> Result<(String, Option<DeviceState>), Failure> {
     let moves = !wanted.table.params.shares_origin();
     let keys = rundir.keys()?;
-    let states: Vec<_> =
-        keys.iter().map(|key| (key.as_str(), rundir.state(key).ok().flatten())).collect();
+    let states = states_of(rundir, &keys);
     let own = own_among(&states, wanted, base);
     if let Some((key, own)) = own.filter(|(_, own)| exists(own).unwrap_or(true)) {
         return Ok((key.to_owned(), Some(own)));
     }
     if let Some(id) = wanted.beside {
-        let key = key_of_device(&states, id).ok_or_else(|| {
-            let what = "no device of ublk-dm; see `ublk-dm list`";
-            Failure::from(format!("--beside: /dev/ublkb{id} is {what}"))
-        })?;
-        return Ok((key.to_owned(), None));
+        return Ok((key_beside(&states, id)?, None));
     }
     let joined = if wanted.in_part { None } else { key_of_lower(&states, wanted.table) };
     if let Some(key) = joined {

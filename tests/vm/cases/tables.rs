@@ -24,6 +24,12 @@ pub fn cases() -> Vec<Case> {
             disks: &["n0", "n1"],
             run: |_| suspended_kill(),
         },
+        Case {
+            name: "tables-over-error",
+            bound_s: 60,
+            disks: &["n0", "n1"],
+            run: |_| over_error(),
+        },
         Case { name: "tables-options", bound_s: 90, disks: &["n0", "n1"], run: |_| options() },
     ]
 }
@@ -83,6 +89,30 @@ fn resume_swaps(seed: u64) {
     served.wait_in_sync();
     served.close();
     mirror::assert_legs_equal(&shape, "after swaps under load");
+}
+
+/// A device of `error` lines in the server of an origin gets the table of a snapshot of it.
+fn over_error() {
+    let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 8 * MIB));
+    let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
+    let (error, len) = (format!("0 {} error", 8 * MIB), 8 * MIB);
+    run_args(&binary(), &["create", "e", "--beside", "o", "--table", &error]).ok();
+    assert_eq!(server::number("e", "/server_pid"), server::number("o", "/server_pid"));
+    let (mut old, mut new) = (Buf::new(8), Buf::new(8));
+    old.fill(0x0D);
+    new.fill(0xE7);
+    top.write(64, &old);
+    let table = format!("0 {len} snapshot {origin} {cow} P 16");
+    run_args(&binary(), &["load", "e", "--table", &table]).ok();
+    ublk_dm("resume e").ok();
+    top.write(64, &new);
+    let snapshot = Disk::open(&format!("/dev/ublkb{}", server::number("e", "/id")));
+    assert!(*snapshot.read(64, 8) == *old && *top.read(64, 8) == *new, "the snapshot keeps it");
+    drop((snapshot, top));
+    let none = ["create", "x", "--beside", "no-such-device", "--table", &error];
+    run_args(&binary(), &none).refused();
+    server::del("--all");
+    server::assert_nothing_left("del --all");
 }
 
 /// A suspended device whose server is killed is suspended again under the next one, whatever waits
