@@ -4,9 +4,9 @@
 //! Rule kept here: I9. What an origin's device writes is lost for a snapshot that neither is there
 //! nor has left it, and nothing on the COW tells: so a store that keeps chunks is no snapshot of an
 //! origin that has been written in this life of its device, unless the origin knows it; nor is an
-//! empty one that its user expects, as in the tab file, to be of an earlier moment. A device
-//! that is taken over may have been written. What is changed after this look is noticed when the
-//! snapshot joins the origin.
+//! empty one that its user expects, as in the tab file, to be of an earlier moment. A device that
+//! is taken over may have been written; a read-only one, too, by a merge. What is changed after
+//! this look is noticed when the snapshot joins the origin.
 
 use std::rc::Rc;
 
@@ -71,20 +71,16 @@ impl<M: Machine> Administrator<M> {
             return Ok(Some(left));
         }
         let writers = self.devices.iter().filter(|(id, entry)| writes(**id, entry));
-        // What its users cannot write they have not written under an earlier server either.
-        let writers: Vec<(u32, bool)> =
-            writers.map(|(id, one)| (*id, !one.spec.options.read_only)).collect();
-        let (first, key) = (writers.first().map(|(id, _)| *id), origin.disk.key());
+        let writers: Vec<u32> = writers.map(|(id, _)| *id).collect();
+        let (first, key) = (writers.first().copied(), origin.disk.key());
         // Another table of a disk's device leaves the disk as it is.
         let by_table = carrier.is_some() && !mutant::is(Mutant::MissedBeside);
         let (written, is_changed) = self.machine.call(move |thread: Rc<M::Thread>| async move {
-            let is_it = |(id, writable): &(u32, bool)| {
+            let is_it = |id: &u32| {
                 let device = thread.group().device(*id);
-                device
-                    .is_some_and(|it| *writable && it.was_in_use() || by_table && it.is_exchanged())
+                device.is_some_and(|it| it.was_in_use() || by_table && it.is_exchanged())
             };
-            let written = writers.into_iter().find(is_it).map(|(id, _)| id);
-            (written, thread.group().is_origin_changed(key))
+            (writers.into_iter().find(is_it), thread.group().is_origin_changed(key))
         })?;
         // A merge writes to it, a snapshot may discard it, and who has written may have another
         // table by now.
@@ -111,8 +107,7 @@ impl<M: Machine> Administrator<M> {
             Some(carrier) => carrier.id == left.device.id,
             None => left.device.carrier().is_none() && is_origins(&left.device.spec),
         };
-        let writable = |left: &&LeftOut| !left.device.spec.options.read_only;
-        let mut left = self.left_out.values().filter(writes).filter(writable);
+        let mut left = self.left_out.values().filter(writes);
         left.next().filter(|_| !mutant::is(Mutant::MissedLeftOut)).map(|it| it.device.name.clone())
     }
 }
