@@ -49,6 +49,18 @@ impl Cow {
         same_store || self.names.iter().any(|name| other.names.contains(name))
     }
 
+    /// Whether both are on one disk: it has one of the names, or the number in this boot.
+    pub fn is_on_disk_of(&self, other: &Cow) -> bool {
+        self.number != 0 && self.number == other.number
+            || self.names.iter().any(|name| other.names.contains(name))
+    }
+
+    /// Whether both are or may be the same store on the same disk.
+    pub fn may_be_here(&self, other: &Cow) -> bool {
+        let is_copy = matches!(self.store, Which::Id(_)) && !self.is_on_disk_of(other);
+        self.may_be(other) && !is_copy
+    }
+
     /// Whether both are or may be the same store: another one may be at the same path by now.
     pub fn may_be(&self, other: &Cow) -> bool {
         match (self.store, other.store) {

@@ -8,7 +8,7 @@ use dm_targets::table::{Table, TargetParams};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 use serde::{Deserialize, Serialize};
 
-use super::cow::Cow;
+use super::cow::{Cow, Which};
 use super::device_ref::DeviceRef;
 use super::known::{KnownDisk, KnownDisks, Part, is_false};
 use crate::failure::Reason;
@@ -190,6 +190,13 @@ pub struct MergeOptions {
     /// When it has ended, the snapshot's device is a snapshot of the merged origin.
     #[serde(default)]
     pub keep: bool,
+    /// The store that is merged, and empty afterwards; not recorded by earlier versions.
+    #[serde(default, skip_serializing_if = "is_unknown")]
+    pub store: Which,
+}
+
+fn is_unknown(store: &Which) -> bool {
+    *store == Which::Unknown
 }
 
 impl MergeOptions {

@@ -235,6 +235,14 @@ impl RunDir {
         Ok(self.departed_files()?.iter().any(|(_, content)| another(content)))
     }
 
+    /// Whether it is on record that the store on a COW has left its origin with that disk.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(super) fn has_left(&self, cow: &Cow) -> io::Result<bool> {
+        Ok(self.departed_files()?.iter().any(|(_, content)| is_same(&content.departure.cow, cow)))
+    }
+
     /// Removes the departures of a COW that has a snapshot again or is recorded as lost.
     ///
     /// # Errors

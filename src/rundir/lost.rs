@@ -1,15 +1,18 @@
 //! Lost stores: stores that look valid but must not be used, because the snapshot became wrong and
 //! the COW does not show it.
 //!
-//! One file for each. A store made by this program is identified by its id, on any disk, at any
-//! path, and as a copy. A store made by the kernel has no id: it is identified by the lasting name
-//! of its disk ([`Known`](crate::storage::Known)), or by the disk's path.
+//! One file for each. A store made by this program is identified by its id, and by its disk: a copy
+//! of it has the id, too. A store made by the kernel has no id: it is identified by the lasting
+//! name of its disk ([`Known`](crate::storage::Known)), or by the disk's path.
 //!
 //! Rules kept here: I9 (a file is complete and durable before the origin write that makes the store
-//! wrong), and a file is removed only when the store is gone from the same disk, never on its own.
-//! If it is not known whether a record is of the store that is there, it is assumed to be. The run
-//! directory is in memory unless configured otherwise: a server must never wait for a file system
-//! that it may serve itself.
+//! wrong), and a file is removed only when the store is gone from the same disk, or valid there
+//! again, never on its own. If it is not known whether a record is of the store that is there, it
+//! is assumed to be: so it is that of a copy which is added, unless it is of another origin, or the
+//! store has left its origin on its own disk since. But what is recorded of a copy on another disk
+//! is never that of a store with a device: that one has not left. The run directory is in memory
+//! unless configured otherwise: a server must never wait for a file system that it may serve
+//! itself.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -47,6 +50,45 @@ struct Entry {
     number: u64,
     #[serde(default)]
     boot: String,
+    /// All names of the disk; not recorded by earlier versions.
+    #[serde(default)]
+    names: Vec<String>,
+}
+
+impl Entry {
+    /// The COW that is lost, as it is known in a boot.
+    fn cow(&self, boot: &str) -> Cow {
+        let mut names = self.names.clone();
+        if !names.contains(&self.cow) {
+            names.insert(0, self.cow.clone());
+        }
+        let number = if self.boot == boot { self.number } else { 0 };
+        let store = Which::from(self.store.clone());
+        Cow { store, names, former: String::new(), number, origin: self.origin.clone() }
+    }
+}
+
+/// Whether two COWs are certainly on two disks. Where their names say nothing of each other, their
+/// numbers in this boot do.
+pub fn is_elsewhere(one: &Cow, other: &Cow) -> bool {
+    if one.is_on_disk_of(other) || other.names.contains(&one.former) {
+        return false;
+    }
+    let differ = || match (one.names.first(), other.names.first()) {
+        (Some(one), Some(other)) => certainly_differ(one, other),
+        _ => false,
+    };
+    one.number != 0 && other.number != 0 || differ()
+}
+
+/// Whether a loss on record of a store with an id is that of the store that is here, by its id.
+/// `again`: the store has a device; `has_left`: it is on record that it has left on its own disk.
+pub fn is_loss_of(lost: &Cow, here: &Cow, loss: Loss, again: bool, has_left: bool) -> bool {
+    if !is_elsewhere(here, lost) {
+        return true;
+    }
+    let others = loss == Loss::OriginChanged && certainly_differ(&lost.origin, &here.origin);
+    !again && !others && !has_left
 }
 
 /// The record of one COW.
@@ -76,22 +118,22 @@ impl LostStore {
         LostStore { directory: rundir.path.clone(), cow, boot, known_by }
     }
 
-    /// Why the store on the COW is lost, if it is, with the file that records it.
+    /// Why the store on the COW is lost, if it is, with the file that records it. `again`: the
+    /// store has a device, whose server has ended.
     ///
     /// # Errors
     /// A file cannot be read. Its content is then unknown, and the COW must not be used.
-    pub fn found(&self) -> io::Result<Option<String>> {
+    pub fn found(&self, again: bool) -> io::Result<Option<String>> {
         if let Which::Id(id) = self.cow.store {
-            let path = self.of_store(id);
-            // The file's name is enough, even if its content is damaged.
-            let entry = read(&path).or_else(|error| match error.kind() {
-                ErrorKind::InvalidData => {
-                    Ok(Some(Entry { mark_failed: false, ..self.entry("", false) }))
+            for path in self.files_of(id)? {
+                // The file's name is enough, even if its content is damaged.
+                let entry = read(&path).or_else(|error| match error.kind() {
+                    ErrorKind::InvalidData => Ok(Some(self.entry("", false))),
+                    _ => Err(error),
+                })?;
+                if let Some(entry) = entry.filter(|entry| self.is_of(entry, again)) {
+                    return Ok(Some(why(&path, entry.mark_failed)));
                 }
-                _ => Err(error),
-            })?;
-            if let Some(entry) = entry {
-                return Ok(Some(why(&path, entry.mark_failed)));
             }
         }
         for name in self.cow.names.iter().chain([&self.cow.former]) {
@@ -131,17 +173,31 @@ impl LostStore {
         }
     }
 
+    /// Whether an entry of this store's id is that of the store here.
+    fn is_of(&self, entry: &Entry, again: bool) -> bool {
+        let loss = if entry.mark_failed { Loss::MarkFailed } else { Loss::OriginChanged };
+        let rundir = RunDir::trusted(self.directory.clone());
+        // If that cannot be read, it is not known to have left.
+        let has_left = rundir.has_left(&self.cow).unwrap_or(false);
+        is_loss_of(&entry.cow(&self.boot), &self.cow, loss, again, has_left)
+    }
+
     /// Removes the record of this lost store: from now on the store itself is marked.
     pub fn forget(&self) {
-        let files: Vec<PathBuf> = match self.cow.store {
-            Which::Id(id) => vec![self.of_store(id)],
+        self.remove(|_| true);
+    }
+
+    /// Removes the records of this store on this disk that are chosen.
+    fn remove(&self, chosen: impl Fn(&Entry) -> bool) {
+        let files = match self.cow.store {
+            Which::Id(id) => self.files_of(id).unwrap_or_default(),
             _ => self.cow.names.iter().map(|name| self.of_disk(name)).collect(),
         };
+        let is_own = |entry: &Entry| {
+            entry.store == self.cow.store.word() && !is_elsewhere(&self.cow, &entry.cow(&self.boot))
+        };
         for path in files {
-            let own = read(&path)
-                .ok()
-                .flatten()
-                .is_some_and(|entry| entry.store == self.cow.store.word());
+            let own = read(&path).ok().flatten().is_some_and(|it| is_own(&it) && chosen(&it));
             if let Some(Err(error)) = own.then(|| fs::remove_file(&path)) {
                 log::warn!("{}: {error}", path.display());
             }
@@ -169,6 +225,36 @@ impl LostStore {
         self.directory.join(format!("cow-store-{id}.lost"))
     }
 
+    /// The files of all stores with an id.
+    fn files_of(&self, id: StoreId) -> io::Result<Vec<PathBuf>> {
+        let files = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            files => files.map_err(|error| at(&self.directory, error))?,
+        };
+        let begin = format!("cow-store-{id}");
+        let mut found = Vec::new();
+        for file in files {
+            let path = file.map_err(|error| at(&self.directory, error))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with(&begin) && name.ends_with(".lost") {
+                found.push(path);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The file of the store with an id on this disk: that of another disk stays.
+    fn own_file(&self, id: StoreId) -> PathBuf {
+        let of_store = self.of_store(id);
+        let lost = read(&of_store).ok().flatten();
+        if lost.is_none_or(|lost| !is_elsewhere(&self.cow, &lost.cow(&self.boot))) {
+            return of_store;
+        }
+        let name = self.cow.names.first().map_or("", String::as_str);
+        self.directory.join(format!("cow-store-{id}-{:016x}.lost", identity_of(name)))
+    }
+
     fn of_disk(&self, name: &str) -> PathBuf {
         self.directory.join(format!("cow-{:016x}.lost", identity_of(name)))
     }
@@ -181,6 +267,7 @@ impl LostStore {
             store: self.cow.store.word(),
             number: self.cow.number,
             boot: self.boot.clone(),
+            names: self.cow.names.clone(),
         }
     }
 
@@ -255,7 +342,7 @@ impl LossRecord for LostStore {
     fn record(&self, loss: Loss) -> Result<(), String> {
         let files: Vec<(PathBuf, &str)> = match self.cow.store {
             Which::Id(id) => {
-                vec![(self.of_store(id), self.cow.names.first().map_or("", String::as_str))]
+                vec![(self.own_file(id), self.cow.names.first().map_or("", String::as_str))]
             }
             _ => self.cow.names.iter().map(|name| (self.of_disk(name), name.as_str())).collect(),
         };
@@ -266,6 +353,10 @@ impl LossRecord for LostStore {
             log::warn!("{error}");
         }
         Ok(())
+    }
+
+    fn joins(&self) {
+        self.remove(|entry| !entry.mark_failed);
     }
 }
 

@@ -66,9 +66,9 @@ mod tests {
         let place = Place { start: 0, ..origin.place.clone() };
         let whole = KnownDisk { place, ..KnownDisk::default() };
         assert!(!rundir.lose_departures(&whole, ONE).unwrap(), "what is before the origin");
-        assert!(LostStore::of(&rundir, cow.clone()).found().unwrap().is_none());
+        assert!(LostStore::of(&rundir, cow.clone()).found(false).unwrap().is_none());
         assert!(rundir.lose_departures(&whole, (Sector(1), Sectors(1))).unwrap());
-        assert!(LostStore::of(&rundir, cow).found().unwrap().is_some());
+        assert!(LostStore::of(&rundir, cow).found(false).unwrap().is_some());
         assert!(!rundir.lose_departures(&origin, ONE).unwrap(), "it has been lost already");
     }
 

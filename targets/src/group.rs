@@ -299,8 +299,9 @@ impl Group {
     /// known for as long as it is there.
     fn remember_exchange(&self, device: &Device, old: &Target) {
         match old {
-            // There was nothing to change.
-            Target::Error(_) | Target::Nothing => {}
+            // There was nothing to change: what is written to zeroes is on no disk.
+            Target::Zero(_) if mutant::is(Mutant::ZeroesHaveData) => device.set_exchanged(),
+            Target::Error(_) | Target::Zero(_) | Target::Nothing => {}
             Target::Origin(origin) => {
                 // What an earlier server has written the origin does not know.
                 if device.was_in_use() || origin.is_changed() {

@@ -286,6 +286,10 @@ pub enum Mutant {
     GrownTailTrusted,
     /// The log counts the new regions of a mirror before their bits are durable.
     GrownHeaderEarly,
+    /// A snapshot joins its origin, and an earlier loss of it stays on record.
+    JoinedStillLost,
+    /// What a device without a disk was written counts for its next table.
+    ZeroesHaveData,
     /// A snapshot grows over chunks that are on its COW already.
     GrownOverChunks,
     /// A snapshot grows while writes of its origin are in flight.

@@ -73,7 +73,7 @@ fn records_of_stores_are_written_though_the_directory_was_removed() {
     );
     std::fs::remove_dir_all(dir.path()).unwrap();
     LostStore::of(&rundir, one.cow.clone()).record(one.loss()).unwrap();
-    assert!(LostStore::of(&rundir, one.cow).found().unwrap().is_some());
+    assert!(LostStore::of(&rundir, one.cow).found(false).unwrap().is_some());
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Lost stores are found by each of their names, and by nothing else.
 
 use super::*;
+use crate::protocol::KnownDisk;
+use crate::rundir::departed::Departure;
 
 fn rundir() -> (tempfile::TempDir, RunDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -17,7 +19,7 @@ fn cow(store: Which, name: &str) -> Cow {
 }
 
 fn is_lost(rundir: &RunDir, cow: Cow) -> bool {
-    LostStore::of(rundir, cow).found().unwrap().is_some()
+    LostStore::of(rundir, cow).found(false).unwrap().is_some()
 }
 
 fn files(rundir: &RunDir) -> usize {
@@ -40,6 +42,43 @@ fn a_store_with_an_id_is_lost_on_every_disk_and_path() {
             assert!(!is_lost(&rundir, cow(Which::WithoutId, name)), "{name}: another store");
         }
     }
+}
+
+#[test]
+fn a_loss_of_a_copy_is_that_of_no_store_with_a_device_elsewhere() {
+    let (_dir, rundir) = rundir();
+    let named = |name: &str, number| Cow { number, ..cow(ONE, name) };
+    let found =
+        |cow: &Cow, again| LostStore::of(&rundir, cow.clone()).found(again).unwrap().is_some();
+    LostStore::of(&rundir, named("wwid 1", 7)).record(Loss::OriginChanged).unwrap();
+    for (here, again) in [
+        (named("wwid 1", 7), true),
+        (named("wwid 1", 8), true),
+        (named("path /dev/a", 7), true),
+        (named("path /dev/a", 0), true),
+        (named("wwid 1", 7), false),
+        (named("wwid 2", 8), false),
+    ] {
+        assert!(found(&here, again), "{here:?}, {again}");
+    }
+    let copy = named("wwid 2", 8);
+    for here in [copy.clone(), named("wwid 2", 0), named("path /dev/a", 8)] {
+        assert!(!found(&here, true), "{here:?} was not lost there");
+    }
+    let of_other = Cow { origin: "wwid p".to_owned(), ..copy.clone() };
+    assert!(!found(&of_other, false), "the copy is of another origin");
+    let origin = KnownDisk::default();
+    rundir.write_departure("k", &Departure::of(copy.clone(), false, &origin, None)).unwrap();
+    assert!(!found(&copy, false), "it has left on its own disk");
+    // Each is on record by itself.
+    LostStore::of(&rundir, copy.clone()).record(Loss::OriginChanged).unwrap();
+    assert_eq!(files(&rundir), 2);
+    assert!(found(&copy, true) && found(&named("wwid 1", 7), true));
+    LostStore::of(&rundir, copy.clone()).joins();
+    assert!(!found(&copy, true) && found(&named("wwid 1", 7), true));
+    LostStore::of(&rundir, named("wwid 1", 7)).record(Loss::MarkFailed).unwrap();
+    LostStore::of(&rundir, named("wwid 1", 7)).joins();
+    assert!(found(&named("wwid 1", 7), true), "it is invalid, whoever joins");
 }
 
 #[test]
@@ -135,9 +174,9 @@ fn records_of_earlier_versions_are_found_and_go_when_the_disk_is_wiped() {
         let text = format!(r#"{{"cow":"/img/cow","origin":"{origin}","mark_failed":false}}"#);
         fs::write(&path, text).unwrap();
         let found = LostStore::of(&rundir, Cow { origin: "serial 1".to_owned(), ..now.clone() });
-        assert!(found.found().unwrap().is_some(), "{origin}");
+        assert!(found.found(false).unwrap().is_some(), "{origin}");
         found.tidy(true);
-        assert!(found.found().unwrap().is_some(), "{origin}");
+        assert!(found.found(false).unwrap().is_some(), "{origin}");
         found.tidy(false);
         assert_eq!(files(&rundir), 0);
     }
@@ -150,13 +189,13 @@ fn what_cannot_be_written_or_read_is_said() {
         [ONE, Which::WithoutId].map(|store| LostStore::of(&rundir, cow(store, "wwid 1")));
     fs::write(disk.of_disk("wwid 1"), b"{").unwrap();
     for record in [&store, &disk] {
-        assert!(record.found().unwrap_err().to_string().contains(".lost: damaged"));
+        assert!(record.found(false).unwrap_err().to_string().contains(".lost: damaged"));
     }
     fs::write(store.of_store(StoreId([1; 16])), b"{").unwrap();
-    assert!(store.found().unwrap().is_some(), "the name of the file says it");
+    assert!(store.found(false).unwrap().is_some(), "the name of the file says it");
     fs::remove_file(store.of_store(StoreId([1; 16]))).unwrap();
     fs::create_dir(store.of_store(StoreId([1; 16]))).unwrap();
-    assert!(store.found().is_err());
+    assert!(store.found(false).is_err());
     fs::remove_file(disk.of_disk("wwid 1")).unwrap();
     fs::create_dir(disk.of_disk("wwid 1")).unwrap();
     for record in [&store, &disk] {

@@ -268,6 +268,26 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
+    /// Has devices carry no origin any more that has no snapshot here, and none that has left it.
+    pub(super) fn put_down_unused(&mut self) {
+        if mutant::is(Mutant::CarriesForNone) {
+            return;
+        }
+        let open = self.origins.carried().filter_map(|origin| origin.known.device);
+        let unused =
+            open.map(|carrier| carrier.id).filter(|id| self.carried_by(*id, &[]).is_none());
+        for id in unused.collect::<Vec<u32>>() {
+            let put_down = self.machine.call(move |thread: Rc<M::Thread>| async move {
+                thread.group().put_down_unused(id)
+            });
+            match put_down {
+                Ok(true) => self.origins.end(id),
+                Ok(false) => {}
+                Err(why) => log::error!("{why}"),
+            }
+        }
+    }
+
     /// An origin for a snapshot that is only completed, of which nothing is read: the device that
     /// carried it has no server here.
     fn claim_stand_in(&mut self, path: &str, again: Option<&KnownDisks>) -> Result<Origin, Reason> {

@@ -62,7 +62,8 @@ impl<M: Machine> Administrator<M> {
         let before = self.devices.get(&id).and_then(|entry| entry.spec.deferred_merge());
         let rate = rate.or_else(|| before?.bytes_per_second);
         let snapshot = Some(name.clone());
-        let wish = MergeOptions { snapshot, paused: false, bytes_per_second: rate, keep };
+        let wish =
+            MergeOptions { snapshot, bytes_per_second: rate, keep, ..MergeOptions::default() };
         self.set_wish(id, Some(wish)).map_err(refused)?;
         let used = used.without_end();
         let note = format!(

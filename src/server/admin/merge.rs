@@ -219,7 +219,8 @@ impl<M: Machine> Administrator<M> {
             SnapshotTable { origin: own, discard_zeroes_cow, discard_passdown_origin, ..table };
         let params = TargetParams::SnapshotMerge(merge);
         let snapshot = Some(name.to_owned());
-        let options = MergeOptions { snapshot, paused: false, bytes_per_second: rate, keep };
+        let options =
+            MergeOptions { snapshot, bytes_per_second: rate, keep, ..MergeOptions::default() };
         let table = Table { params, ..entry.spec.table.clone() };
         let (merge, allow_invalid) = (Some(options), false);
         Ok(DeviceSpec { table, merge, allow_invalid, ..entry.spec.clone() })

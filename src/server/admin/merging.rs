@@ -26,7 +26,7 @@ use super::recording::Recorded;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Kind, Reason};
-use crate::protocol::{Cow, DeviceSpec, DeviceState, KnownDisks};
+use crate::protocol::{Cow, DeviceSpec, DeviceState, KnownDisks, MergeOptions};
 use crate::rundir::departed::Departure;
 
 impl<M: Machine> Administrator<M> {
@@ -272,7 +272,7 @@ impl<M: Machine> Administrator<M> {
     fn record_origins_table(
         &mut self,
         id: u32,
-        NewDevice { target, deps, spec, cow, .. }: NewDevice<M>,
+        NewDevice { target, deps, mut spec, cow, .. }: NewDevice<M>,
         again: bool,
         kept: Option<u32>,
     ) -> Result<(Held<M::Handle>, Option<Cow>), Reason> {
@@ -280,6 +280,11 @@ impl<M: Machine> Administrator<M> {
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let before = std::mem::replace(&mut entry.cow, cow.clone());
         let plain = matches!(spec.table.params, TargetParams::SnapshotOrigin { .. });
+        if plain && spec.merge.is_none() && !mutant::is(Mutant::MergeEndForgotten) {
+            // What a table has merged is remembered, too.
+            let merged = entry.spec.merge.clone();
+            spec.merge = merged.map(|merge| MergeOptions { keep: false, ..merge });
+        }
         let late = Mutant::PlainUnrecorded;
         let kept_late = kept.is_some() && mutant::is(Mutant::KeptUnrecorded);
         let recorded = if plain && (mutant::is(late) || kept_late) {

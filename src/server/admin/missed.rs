@@ -16,7 +16,7 @@ use super::mutant::{self, Mutant};
 use super::open_origins::Origin;
 use super::state::Administrator;
 use crate::failure::{Failure, Kind, Reason};
-use crate::protocol::{Cow, DeviceRef};
+use crate::protocol::{Cow, DeviceRef, MergeOptions, Which};
 
 /// What a store keeps that may have missed changes of its origin.
 pub(super) struct Kept {
@@ -39,7 +39,12 @@ impl<M: Machine> Administrator<M> {
         kept: &Kept,
     ) -> Result<(), Reason> {
         let by_path = mutant::is(Mutant::MissedByPath);
-        let is_it = |other: &Cow| if by_path { other.is_near(cow) } else { other.may_be(cow) };
+        let is_it = |other: &Cow| match by_path {
+            true => other.is_near(cow),
+            // A copy of it is of another moment.
+            false if !mutant::is(Mutant::MissedByCopy) => other.may_be_here(cow),
+            false => other.may_be(cow),
+        };
         let is_served = self.devices.values().any(|entry| entry.cow.as_ref().is_some_and(is_it));
         if is_served || mutant::is(Mutant::MissedTaken) {
             return Ok(());
@@ -57,6 +62,52 @@ impl<M: Machine> Administrator<M> {
              `add snapshot --other-origin` takes it (in the tab file, the option other-origin)"
         );
         Err(Failure::new(Kind::Refused, why).of_disk(path))
+    }
+
+    /// Refuses a store that is a copy of one which is served from another disk: it does not get
+    /// what is kept for that one. `zero`: how the COW is prepared for another snapshot; `taken`:
+    /// the user takes it as it is, or another store is made.
+    ///
+    /// # Errors
+    /// It is such a copy.
+    pub(super) fn refuse_copy(
+        &self,
+        (path, cow): (&str, &Cow),
+        zero: &str,
+        taken: bool,
+    ) -> Result<(), Reason> {
+        let has_id = matches!(cow.store, Which::Id(_)) && !taken;
+        let is_copied = |other: &Cow| other.store == cow.store && !other.is_on_disk_of(cow);
+        let copied = |entry: &&Device| entry.cow.as_ref().is_some_and(is_copied);
+        let found = self.devices.values().find(copied);
+        let Some(entry) = found.filter(|_| has_id && !mutant::is(Mutant::CopyTaken)) else {
+            return Ok(());
+        };
+        let name = &entry.name;
+        let why = format!(
+            "{path}: the store on it is a copy of that of {name}, which is in use, and shows a \
+             mixture of two moments when the origin has been written since; {zero} for a new one; \
+             only if nothing has been written since it was copied, `add snapshot --other-origin` \
+             takes it (in the tab file, the option other-origin)"
+        );
+        Err(Failure::new(Kind::Refused, why).of_disk(path))
+    }
+
+    /// Refuses the COW of a device that waits for a server: its store belongs to that device, and
+    /// may be invalid by now.
+    pub(super) fn refuse_cow_of_left_out(&self, path: &str, cow: &Cow) -> Result<(), Reason> {
+        if mutant::is(Mutant::LeftOutCowTaken) {
+            return Ok(());
+        }
+        let near =
+            |left: &&LeftOut| left.device.cow.as_ref().is_some_and(|other| other.is_near(cow));
+        let Some(LeftOut { device, .. }) = self.left_out.values().find(near) else { return Ok(()) };
+        let hint = format!(
+            "`ublk-dm recover {0}` recovers that device, `ublk-dm del --force {0}` deletes it",
+            device.name
+        );
+        let why = format!("{path}: the COW of {}, which has no server: {hint}", device.name);
+        Err(Failure::new(Kind::InUse, why).of_disk(path))
     }
 
     /// The name of a device through which an origin has been changed, or may have been; by
@@ -90,14 +141,19 @@ impl<M: Machine> Administrator<M> {
         Ok(name.or_else(|| is_changed.then(|| "its origin".to_owned())))
     }
 
-    /// Whether the snapshot that had this name was the last one that was merged into its origin:
-    /// that has emptied its store, which keeps no earlier moment.
-    pub(super) fn has_merged(&self, name: Option<&str>) -> bool {
-        let merged = |entry: &Device| {
-            let merge = entry.spec.merge.as_ref();
-            is_origins(&entry.spec) && merge.is_some_and(|it| it.snapshot.as_deref() == name)
+    /// Whether the store on a COW was the last one that was merged into its origin: that has
+    /// emptied it, and it keeps no earlier moment. One without id, and one of which an earlier
+    /// version has recorded nothing, is known by the name that its snapshot had.
+    pub(super) fn has_merged(&self, name: Option<&str>, cow: &Cow) -> bool {
+        let is_it = |merge: &MergeOptions| match merge.store {
+            Which::Id(_) if !mutant::is(Mutant::MergedByName) => merge.store == cow.store,
+            Which::WithoutId if cow.store != Which::WithoutId => false,
+            _ => name.is_some() && merge.snapshot.as_deref() == name,
         };
-        name.is_some() && self.devices.values().any(merged)
+        let merged = |entry: &Device| {
+            is_origins(&entry.spec) && entry.spec.merge.as_ref().is_some_and(is_it)
+        };
+        self.devices.values().any(merged)
     }
 
     /// The name of an origin's device that is left out: it may have been written before its server

@@ -126,11 +126,13 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// A failed command may have opened an origin that no target needs: its disk is free again.
-    fn free_unused_origin(&self) {
+    /// A failed command may have opened an origin that no target needs: its disk is free again, and
+    /// the device that was to carry it carries none.
+    fn free_unused_origin(&mut self) {
         if !self.unfinished.is_empty() || mutant::is(Mutant::OriginKept) {
             return;
         }
+        self.put_down_unused();
         let freed = self.machine.call(|thread| async move {
             thread.group().forget_unused_origins();
         });

@@ -359,6 +359,18 @@ pub enum Mutant {
     UuidGivenTwice,
     /// A merge knows the snapshot that is to be kept by its old name.
     KeptByOldName,
+    /// A loss on record is that of each copy of the store, wherever it was recorded.
+    LostByCopy,
+    /// A store is served that is a copy of one that is served.
+    CopyTaken,
+    /// A copy of a store that has left its origin is taken for that store.
+    MissedByCopy,
+    /// A device whose mirror another device has got has shown nothing before its next table.
+    PassedOnForgotten,
+    /// What was merged last into an origin is known by its name only.
+    MergedByName,
+    /// A device carries an origin for a snapshot that was refused.
+    CarriesForNone,
 }
 
 #[cfg(feature = "mutants")]

@@ -11,13 +11,15 @@
 //! does not get it after all, the suspended one gets its mirror back, or keeps its table loaded for
 //! when its disks answer.
 
+use std::rc::Rc;
+
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::mirror::table::Mirror as Table;
 use dm_targets::mirror::target::Mirror;
 use dm_targets::table::TargetParams;
 
 use super::devices::{Deps, Device};
-use super::machine::{Machine, Records};
+use super::machine::{Machine, Records, Thread};
 use super::mirrored::OldLog;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -182,7 +184,16 @@ impl<M: Machine> Administrator<M> {
         };
         let lines = spec.table.params.segments(spec.table.len).unwrap_or_default();
         let prepared = self.prepare_segments(lines, spec, None, Some(id))?;
-        self.put_target(id, prepared.target, false, None)
+        self.put_target(id, prepared.target, false, None)?;
+        if mutant::is(Mutant::PassedOnForgotten) {
+            return Ok(());
+        }
+        // Another device has what it has shown.
+        self.machine.call(move |thread: Rc<M::Thread>| async move {
+            if let Some(device) = thread.group().device(id) {
+                device.set_exchanged();
+            }
+        })
     }
 
     /// The other device does not get it: the suspended one has its mirror again.

@@ -12,11 +12,11 @@ use crate::storage::DiskId;
 
 /// The record of a COW whose store is lost.
 pub trait Losses: LossRecord + Send + 'static {
-    /// Why the store is lost, if it is.
+    /// Why the store is lost, if it is. `again`: it has a device, whose server has ended.
     ///
     /// # Errors
     /// Whether the store is lost cannot be determined.
-    fn found(&self) -> Result<Option<String>, Reason>;
+    fn found(&self, again: bool) -> Result<Option<String>, Reason>;
     /// Forgets lost stores that are no longer on the COW's disk. `here`: the store is there
     /// already.
     fn tidy(&self, here: bool);

@@ -100,8 +100,8 @@ impl Records for Files {
 }
 
 impl Losses for LostStore {
-    fn found(&self) -> Result<Option<String>, Reason> {
-        LostStore::found(self).map_err(Failure::from)
+    fn found(&self, again: bool) -> Result<Option<String>, Reason> {
+        LostStore::found(self, again).map_err(Failure::from)
     }
 
     fn tidy(&self, here: bool) {

@@ -27,10 +27,12 @@ impl Group {
         if origin.join_unchanged(snapshot.clone()).await {
             return Ok(());
         }
-        let cow = snapshot.cow().name();
+        let (cow, limits) = (snapshot.cow().name(), snapshot.cow().limits());
+        let bytes = limits.logical_block_bytes.max(4096);
         Err(format!(
-            "{cow}: its origin was changed meanwhile, which the snapshot that is on it would \
-             miss: try again"
+            "{cow}: its origin was changed while the snapshot that is on it was being added, \
+             which would show a mixture of two moments; zero its start with `ublk-dm zero --to \
+             {cow}:0+{bytes}` for a new one; `add snapshot --other-origin` takes it as it is"
         ))
     }
 

@@ -64,6 +64,19 @@ impl Group {
         disk
     }
 
+    /// A device carries no origin any more that has no snapshot, and none that has left it.
+    /// Returns whether it carried such a one.
+    pub fn put_down_unused(&self, id: u32) -> bool {
+        let Some(device) = self.device(id) else { return false };
+        let Some(origin) = device.carried().filter(|origin| origin.is_unused()) else {
+            return false;
+        };
+        drop(device.put_down());
+        self.origins.end(origin);
+        self.forget_unused_origins();
+        true
+    }
+
     /// The device that carries an origin.
     pub fn carrier_of(&self, origin: &Rc<Origin>) -> Option<Rc<Device>> {
         let carries = |device: &&Rc<Device>| {

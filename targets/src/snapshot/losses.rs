@@ -29,6 +29,10 @@ pub trait LossRecord {
     /// Durably records that the store on the COW is lost, where the next program that opens the COW
     /// must find it. The error says why it could not be recorded.
     fn record(&self, loss: Loss) -> Result<(), String>;
+
+    /// The store joins an origin and is valid: that an origin was changed without it before is no
+    /// loss of it any more.
+    fn joins(&self) {}
 }
 
 /// Snapshots that have left an origin: they are valid until its next change, which records them

@@ -2,10 +2,12 @@
 //!
 //! Rules kept here: a snapshot has all writes that were acknowledged before it joined and nothing
 //! else (I5); one whose store is of an earlier moment does not join an origin that has been changed
-//! since (I9).
+//! since (I9). One that has joined has no loss on record that is older (I9: the next server would
+//! mark it).
 
 use std::rc::Rc;
 
+use super::exceptions::Health;
 use super::origin::Origin;
 use super::target::Snapshot;
 use crate::mutant::{self, Mutant};
@@ -35,11 +37,21 @@ impl Origin {
     fn let_in(&self, snapshot: Rc<Snapshot>) {
         snapshot.set_preserved(self.preserved.clone());
         self.gate.departed().forget(snapshot.cow_names());
+        if snapshot.health() != Health::Invalid && !mutant::is(Mutant::JoinedStillLost) {
+            snapshot.losses.joins();
+        }
         self.snapshots.borrow_mut().push(snapshot);
         if self.snapshots.borrow().len() == 1 || !mutant::is(Mutant::JoinKeepsPreserved) {
             self.forget_preserved();
         }
         self.tell_who_is_alone();
+    }
+
+    /// Whether it has no snapshot, none that has left it is still to be recorded as lost, and
+    /// nothing of a merge is to be told.
+    pub(crate) fn is_unused(&self) -> bool {
+        let is_deserted = self.snapshots.borrow().is_empty() && self.departed().is_empty();
+        is_deserted && !self.has_merge() && self.unflushed().is_ok()
     }
 
     /// Removes a snapshot; writes no longer preserve anything for it. Its store stays valid until

@@ -21,6 +21,7 @@ mod claims;
 mod commands;
 mod contents;
 mod continued;
+mod copies;
 mod death;
 mod early;
 mod ended;

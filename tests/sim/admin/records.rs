@@ -12,6 +12,7 @@ use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceState, KnownDisk, Part, Which};
 use crate::rundir::all_among;
 use crate::rundir::departed::Departure;
+use crate::rundir::lost::is_loss_of;
 use crate::server::admin::machine::{Losses, Records};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::storage::DiskId;
@@ -30,8 +31,9 @@ pub struct Files {
     legs: BTreeMap<String, LegState>,
     /// Of mirrors that have ended.
     ended: Vec<LegState>,
-    lost: BTreeMap<String, (String, Loss)>,
-    /// Keyed by the store on the COW.
+    /// Keyed by the store, and the COW's disk.
+    lost: BTreeMap<String, (Cow, Loss)>,
+    /// Keyed likewise.
     departed: BTreeMap<String, Departure>,
     pub(super) journals: BTreeMap<String, Table>,
 }
@@ -321,10 +323,10 @@ impl Records for Directory {
     fn losses(&self, cow: Cow) -> Lost {
         let name = cow.names.first().cloned().unwrap_or_default();
         let by = match cow.store {
-            Which::Id(id) => id.to_string(),
+            Which::Id(id) => format!("{id} on {name}"),
             _ => name.clone(),
         };
-        Lost { shared: self.shared.clone(), known_by: vec![by, name], origin: cow.origin }
+        Lost { shared: self.shared.clone(), known_by: vec![by, name], cow }
     }
 }
 
@@ -332,7 +334,7 @@ impl Records for Directory {
 pub struct Lost {
     shared: Arc<Mutex<Shared>>,
     known_by: Vec<String>,
-    origin: String,
+    cow: Cow,
 }
 
 impl LossRecord for Lost {
@@ -343,16 +345,30 @@ impl LossRecord for Lost {
     fn record(&self, loss: Loss) -> Result<(), String> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let files = shared.write()?;
-        files.lost.insert(self.known_by[0].clone(), (self.origin.clone(), loss));
+        files.lost.insert(self.known_by[0].clone(), (self.cow.clone(), loss));
         files.departed.remove(&self.known_by[0]);
         Ok(())
+    }
+
+    fn joins(&self) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = shared.files.lost.get(&self.known_by[0]);
+        let is_old = lost.is_some_and(|(_, loss)| *loss == Loss::OriginChanged);
+        if is_old && shared.step() {
+            shared.files.lost.remove(&self.known_by[0]);
+        }
     }
 }
 
 impl Losses for Lost {
-    fn found(&self) -> Result<Option<String>, Reason> {
+    fn found(&self, again: bool) -> Result<Option<String>, Reason> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(shared.files.lost.get(&self.known_by[0]).map(|(_, loss)| format!("{loss:?}")))
+        let has_left = shared.files.departed.contains_key(&self.known_by[0]);
+        let is_it = |lost: &Cow, loss: Loss| {
+            lost.store == self.cow.store && is_loss_of(lost, &self.cow, loss, again, has_left)
+        };
+        let mut lost = shared.files.lost.values();
+        Ok(lost.find(|(lost, loss)| is_it(lost, *loss)).map(|(_, loss)| format!("{loss:?}")))
     }
 
     /// Stores have ids here, so no store is taken for another.

@@ -7,6 +7,7 @@ use super::wipe::zero_start;
 use crate::failure::Reason;
 use crate::protocol::{Cow, Which};
 use crate::server::admin::machine::{Losses, OpenDisk};
+use crate::server::admin::mutant::{self, Mutant};
 
 /// A COW with the store on it, or with the new store that is to be created there with the id `new`;
 /// without `new` the store is transient.
@@ -38,7 +39,7 @@ pub(super) fn is_lost(
     if !here {
         return Ok(false);
     }
-    let found = record.found().map_err(|why| {
+    let found = record.found(again && !mutant::is(Mutant::LostByCopy)).map_err(|why| {
         why.context(format!("{path}: cannot determine whether its store is lost"))
     })?;
     match found {

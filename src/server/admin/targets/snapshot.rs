@@ -17,9 +17,10 @@ use super::lost;
 use super::reused_disks::ReusedDisk;
 use super::segments::refresh;
 use super::snapshot_open::{self, Found, NO_ORIGIN, Opening};
-use crate::failure::{Kind, Reason};
-use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks, Unmade, Which};
-use crate::server::admin::devices::{Deps, LeftOut, no_device};
+use super::wipe::zero_start;
+use crate::failure::Reason;
+use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks, MergeOptions, Unmade, Which};
+use crate::server::admin::devices::{Deps, no_device};
 use crate::server::admin::foreign_disks::{refuse_foreign_disk, refuse_other_store};
 use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
@@ -89,10 +90,14 @@ impl<M: Machine> Administrator<M> {
             let of = (snapshot.origin.as_str(), &origin.known);
             self.refuse_store_of_others(&snapshot.cow, &known, &spec, of.1)?;
             self.refuse_other_name(&snapshot.cow, &cow_known, of)?;
+            let zero = zero_start(&snapshot.cow, cow.limits().logical_block_size);
+            let taken = !persistent || overwrite || spec.other_origin;
+            self.refuse_copy((&snapshot.cow, &known), &zero, taken)?;
         }
         let losses = self.machine.records().losses(known.clone());
         let lost = persistent && lost::is_lost(&losses, &cow, again)?;
         let (cow_id, cow_limits) = (cow.id(), *cow.limits());
+        let expected = spec.continues && !self.has_merged(name, &known);
         let opening = Opening {
             table: snapshot.clone(),
             len,
@@ -101,7 +106,7 @@ impl<M: Machine> Administrator<M> {
             unmade: unmade.is_some(),
             allow_invalid: again || spec.allow_invalid,
             lost,
-            continues: spec.continues && !self.has_merged(name),
+            continues: expected,
             losses,
             ownership,
             label: name.unwrap_or(&snapshot.cow).to_owned(),
@@ -115,8 +120,8 @@ impl<M: Machine> Administrator<M> {
         cow_known.store = known.store;
         cow_known.unmade = found.is_new.then_some(Unmade { overwrites: overwrite });
         let deps = deps_of(snapshot, (origin.disk, origin.known), (cow_id, cow_known));
-        let note = found.note(snapshot, cow_limits.logical_block_size, again || spec.continues);
-        let spec = served_spec(spec, snapshot, found.chunk, origin.shared);
+        let note = found.note(snapshot, cow_limits.logical_block_size, again || expected);
+        let spec = served_spec((spec, origin.shared), snapshot, found.chunk, known.store);
         let cow = persistent.then_some(known);
         Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
     }
@@ -175,23 +180,6 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(), Reason> {
         self.refuse_cow_of_left_out(path, cow)?;
         self.refuse_store_of_another(path, cow, spec, origin)
-    }
-
-    /// Refuses the COW of a device that waits for a server: its store belongs to that device, and
-    /// may be invalid by now.
-    fn refuse_cow_of_left_out(&self, path: &str, cow: &Cow) -> Result<(), Reason> {
-        if mutant::is(Mutant::LeftOutCowTaken) {
-            return Ok(());
-        }
-        let near =
-            |left: &&LeftOut| left.device.cow.as_ref().is_some_and(|other| other.is_near(cow));
-        let Some(LeftOut { device, .. }) = self.left_out.values().find(near) else { return Ok(()) };
-        let hint = format!(
-            "`ublk-dm recover {0}` recovers that device, `ublk-dm del --force {0}` deletes it",
-            device.name
-        );
-        let why = format!("{path}: the COW of {}, which has no server: {hint}", device.name);
-        Err(Reason::new(Kind::InUse, why).of_disk(path))
     }
 
     /// Opens the origin for the family, unless a target has it open.
@@ -347,18 +335,26 @@ fn deps_of(
     deps
 }
 
-/// The spec of a snapshot that has been opened: with the chunk size of its store; `shared`: its
-/// origin has other users.
-fn served_spec(spec: DeviceSpec, snapshot: &Table, chunk: ChunkSize, shared: bool) -> DeviceSpec {
+/// The spec of a snapshot that has been opened, with the chunk size of its store, and the store if
+/// that is merged; `shared`: its origin has other users.
+fn served_spec(
+    (spec, shared): (DeviceSpec, bool),
+    snapshot: &Table,
+    chunk: ChunkSize,
+    store: Which,
+) -> DeviceSpec {
     let table = Table { chunk_size: Some(chunk), ..snapshot.clone() };
-    let params = match spec.table.params {
-        TargetParams::SnapshotMerge(_) => TargetParams::SnapshotMerge(table),
-        _ => TargetParams::Snapshot(table),
+    let (params, merge) = match spec.table.params {
+        TargetParams::SnapshotMerge(_) => {
+            let merge = MergeOptions { store, ..spec.merge.unwrap_or_default() };
+            (TargetParams::SnapshotMerge(table), Some(merge))
+        }
+        _ => (TargetParams::Snapshot(table), spec.merge),
     };
     // `--force` as a permission to overwrite ends here; the origin is shared by all devices of the
     // family.
     let table = dm_targets::table::Table { params, ..spec.table };
-    DeviceSpec { table, force: shared, continues: false, ..spec }
+    DeviceSpec { table, merge, force: shared, continues: false, ..spec }
 }
 
 /// A store that was on record before it was made, with its id.
