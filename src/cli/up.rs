@@ -3,14 +3,16 @@
 //! Rules kept here: a device that is up is left alone, and one that waits for a server gets one; an
 //! origin is not written before its snapshots are there, unless the line of a snapshot says that it
 //! may be missing (`nofail`, `noauto`); a line that cannot be used may be that of a snapshot; a
-//! device that fails stops only those that need it; and a mirror whose log is on a disk starts
-//! without a leg that is not there ([`lost`]).
+//! device that fails stops only those that need it; an origin into which a part of a snapshot has
+//! been merged comes up as the merge ([`unmerged`]), whatever the lines say; and a mirror whose log
+//! is on a disk starts without a leg that is not there ([`lost`]).
 
 mod lost;
 mod numbers;
 pub(super) mod plan;
 mod running;
 mod spec;
+pub(super) mod unmerged;
 mod work;
 
 use std::sync::Mutex;
@@ -81,9 +83,11 @@ pub(super) fn brought_up(rundir: &RunDir, asked: &Asked<'_>) -> Result<Vec<Reaso
     let interrupt = Interrupt::catch()?;
     let unserved = recover(rundir, &plan, &mut running)?;
     let states = Mutex::new(vec![State::NotYet; plan.entries.len()]);
+    let merges = Mutex::default();
     let numbers = numbers(&tab, &plan, &running)?;
     let (plan, running, interrupt) = (&plan, &running, &interrupt);
-    let work = Work { rundir, tab: &tab, plan, running, states, numbers, timeout, interrupt };
+    let work =
+        Work { rundir, tab: &tab, plan, running, states, merges, numbers, timeout, interrupt };
     if plan.entries.iter().any(|entry| running.device(&entry.name).is_none()) {
         add::warn_of_kernel();
     }
@@ -96,6 +100,13 @@ pub(super) fn brought_up(rundir: &RunDir, asked: &Asked<'_>) -> Result<Vec<Reaso
     }
     // Their own reasons are better than that they have no server.
     failed.retain(|(entry, _)| unserved.is_empty() || !running.waits(&entry.name));
+    failed.retain(|(entry, why)| {
+        let merges = work.is_being_merged(entry);
+        if merges {
+            log::warn!("{why}");
+        }
+        !merges
+    });
     report(&failed, &mut problems, |name| work.is_up(name));
     let nofail = |name: &String| tab.find(name).is_ok_and(|entry| entry.options.nofail);
     let are_needed = plan.entries.iter().any(|it| running.waits(&it.name) && !nofail(&it.name));

@@ -6,6 +6,7 @@
 //! behind if it cannot.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,13 @@ use super::lost;
 use super::plan::{Plan, same, writes_origin_of};
 use super::running::Running;
 use super::spec::spec;
+use super::unmerged;
 use crate::cli::add;
 use crate::cli::client::must_answer;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::stand_in;
 use crate::failure::{Failure, Kind};
-use crate::protocol::DeviceReport;
+use crate::protocol::{DeviceReport, MergeOptions};
 use crate::rundir::RunDir;
 use crate::tab::{Disk, Entry, Tab};
 use crate::ublk::device;
@@ -45,6 +47,8 @@ pub(super) struct Work<'a> {
     pub plan: &'a Plan<'a>,
     pub running: &'a Running,
     pub states: Mutex<Vec<State>>,
+    /// The snapshots whose merges go on, by the names of their origins' devices.
+    pub merges: Mutex<BTreeMap<String, String>>,
     /// The numbers of devices whose lines leave them open.
     pub numbers: BTreeMap<String, u32>,
     pub timeout: Option<Duration>,
@@ -105,8 +109,12 @@ impl Work<'_> {
         if self.interrupt.is_told() {
             return Err("interrupted before it was added".into());
         }
+        self.refuse_half_merged(entry)?;
+        let merge = self.merge_into(entry)?;
         self.refuse_without_snapshots(at, entry)?;
-        let Err(why) = self.make_of_what_is_there(entry) else { return Ok(()) };
+        let Err(why) = self.make_of_what_is_there(merge.as_ref().unwrap_or(entry)) else {
+            return Ok(());
+        };
         if !self.interrupt.is_told() && self.is_made_by_another(entry) {
             return Ok(());
         }
@@ -115,6 +123,75 @@ impl Work<'_> {
             Some(disk) => why.ending(format!("; {disk} was waited for, for {limit_s} s")),
             None => why,
         })
+    }
+
+    fn path_of(&self, name: &str) -> Option<PathBuf> {
+        self.running.device(name).map(|device| device.object.block_device.clone().into())
+    }
+
+    /// Refuses a snapshot of which a part has been merged, if a device of the file goes on with
+    /// that.
+    fn refuse_half_merged(&self, entry: &Entry) -> Result<(), Failure> {
+        let find = &|word: &str| self.running.disk(word);
+        let (Some(origin), Some(device)) =
+            (entry.origin_of_snapshot(), unmerged::origins_device(entry, self.tab, find))
+        else {
+            return Ok(());
+        };
+        if !unmerged::is_half_merged(entry, &|name| self.path_of(name)) {
+            return Ok(());
+        }
+        let (name, by) = (&entry.name, &device.name);
+        let up = match self.running.device(by) {
+            Some(other) if other.object.target == "snapshot-origin" => {
+                format!("ublk-dm down {by} && ublk-dm up {by}")
+            }
+            _ => format!("ublk-dm up {by}"),
+        };
+        Err(format!(
+            "a part of it has been merged into {origin}: `{up}` goes on with the merge; when it \
+             has ended, `ublk-dm up {name}` makes a new snapshot"
+        )
+        .into())
+    }
+
+    /// The device of an origin as the merge that goes on, if one of the file's snapshots has been
+    /// merged into it in part.
+    fn merge_into(&self, entry: &Entry) -> Result<Option<Entry>, Failure> {
+        let find = &|word: &str| self.running.disk(word);
+        let half = unmerged::into(entry, self.tab, find, &|name| self.path_of(name));
+        let Some(snapshot) = half.first() else { return Ok(None) };
+        let name = &snapshot.name;
+        let Some(merge) = unmerged::merge_of(entry, snapshot).filter(|_| half.len() == 1) else {
+            let rest = unmerged::command(entry, snapshot, &|name| self.path_of(name));
+            return Err(format!(
+                "a part of its snapshot {name} has been merged into it, and the rest is only on \
+                 the COW: it would show a mixture; `{rest}` merges the rest"
+            )
+            .into());
+        };
+        log::warn!("{}: {}", entry.name, unmerged::goes_on(name));
+        let mut merges = self.merges.lock().unwrap_or_else(PoisonError::into_inner);
+        merges.insert(entry.name.clone(), name.clone());
+        Ok(Some(merge))
+    }
+
+    /// The snapshot whose merge goes on by a device of this command.
+    fn merged_by(&self, name: &str) -> Option<String> {
+        self.merges.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Whether a snapshot is being merged by the device of its origin, which is up.
+    pub fn is_being_merged(&self, snapshot: &Entry) -> bool {
+        let find = &|word: &str| self.running.disk(word);
+        let Some(device) = unmerged::origins_device(snapshot, self.tab, find) else {
+            return false;
+        };
+        let was = self.running.device(&device.name);
+        let merges = was.is_some_and(|device| device.object.target == "snapshot-merge")
+            && unmerged::is_half_merged(snapshot, &|name| self.path_of(name));
+        self.is_up(&device.name)
+            && (merges || self.merged_by(&device.name).as_ref() == Some(&snapshot.name))
     }
 
     /// Makes a device, a mirror also without the legs that are not there.
@@ -199,7 +276,11 @@ impl Work<'_> {
     }
 
     fn make_with(&self, entry: &Entry, number: Option<u32>) -> Result<(), Failure> {
-        let (spec, mut common) = spec(entry)?;
+        let (mut spec, mut common) = spec(entry)?;
+        // It ends by itself, like one that a command has begun.
+        spec.merge = self
+            .merged_by(&entry.name)
+            .map(|name| MergeOptions { snapshot: Some(name), ..MergeOptions::default() });
         common.id = common.id.or(number);
         add::add_one_of_several(spec, &common, self.interrupt)
     }
@@ -253,7 +334,8 @@ impl Work<'_> {
         let of_it = |snapshot: &&Entry| writes_origin_of(entry, snapshot, find) == Some(true);
         for snapshot in self.tab.entries.iter().filter(of_it) {
             let (name, options) = (&snapshot.name, &snapshot.options);
-            if self.is_up(name) || self.comes_later(at, snapshot) {
+            let merges = || self.merged_by(&entry.name).as_ref() == Some(name);
+            if self.is_up(name) || self.comes_later(at, snapshot) || merges() {
                 continue;
             }
             if !options.nofail && !options.noauto {
