@@ -2,8 +2,9 @@
 //! with the command that mends it.
 //!
 //! Rules kept here: looking changes nothing, opens no disk of a device and waits for no server
-//! beyond its limit; `--fix` does only what loses nothing; and after it the machine is looked at
-//! again, so that the exit code is about what is, not about what was tried.
+//! beyond its limit; `--fix` does only what loses nothing, so it brings nothing up that a device
+//! without a record may have been; and after it the machine is looked at again, so that the exit
+//! code is about what is, not about what was tried.
 
 mod devices;
 mod finding;
@@ -23,6 +24,7 @@ use super::json;
 use super::reap;
 use super::recover;
 use super::terminal::{complain, print};
+use super::unrecorded::Unrecorded;
 use super::up;
 use super::verdict::verdict;
 use crate::failure::{Failure, Reason, one_line};
@@ -50,12 +52,12 @@ struct Printed<'a> {
 /// Looks, mends if it is asked to, and looks again.
 pub(super) fn doctor(asked: &Doctor) -> Result<ExitCode, Failure> {
     require_root()?;
-    let mut found = examine();
+    let (mut found, unrecorded) = examine(&[]);
     let mut fixed = Vec::new();
     if asked.fix {
         let tried = carry_out(&found);
         if tried {
-            let before = std::mem::replace(&mut found, examine());
+            let before = std::mem::replace(&mut found, examine(&unrecorded).0);
             fixed = before.into_iter().filter(|one| !found.iter().any(|it| it.is(one))).collect();
         }
     }
@@ -73,15 +75,17 @@ fn with(findings: &[Finding], fixed: bool) -> impl Iterator<Item = (&Finding, bo
     findings.iter().map(move |finding| (finding, fixed))
 }
 
-/// Everything that is looked at. What cannot be looked at is a finding as well.
-fn examine() -> Vec<Finding> {
+/// Everything that is looked at, and the numbers of the devices without a record. What cannot be
+/// looked at is a finding as well. `before`: the numbers of those that this command has found.
+fn examine(before: &[u32]) -> (Vec<Finding>, Vec<u32>) {
     let mut found = machine::examine();
+    let mut unrecorded = Vec::new();
     let can_ask = Control::open().is_ok();
     let rundir = match RunDir::open() {
         Ok(rundir) => rundir,
         Err(error) => {
             found.push(Finding::unseen("run-directory", &Failure::from(error)));
-            return found;
+            return (found, unrecorded);
         }
     };
     found.extend(left::examine(&rundir));
@@ -92,11 +96,12 @@ fn examine() -> Vec<Finding> {
             if can_ask {
                 found.extend(devices::examine(&rundir, &known));
             }
-            found.extend(listed::examine(&known, &rundir));
+            unrecorded.extend(known.unrecorded.iter().map(Unrecorded::id));
+            found.extend(listed::examine(&known, &rundir, before));
         }
         Err(why) => found.push(Finding::unseen("devices", &why)),
     }
-    found
+    (found, unrecorded)
 }
 
 /// All devices, as they are when [`settled`].

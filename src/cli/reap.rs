@@ -114,7 +114,7 @@ fn forget_servers(rundir: &RunDir, say: Say<'_>) -> Result<Vec<Reason>, Failure>
 }
 
 /// Refuses a device that is in use.
-fn unused(id: u32) -> Result<(), Reason> {
+pub(super) fn unused(id: u32) -> Result<(), Reason> {
     let path = format!("{}{id}", device::BLOCK_PATH);
     match device::seen_user(id)? {
         Some(by) => Err(format!(

@@ -113,11 +113,17 @@ impl Unrecorded {
             ),
             None => format!(
                 "/dev/ublkb{id}: not on record: its files in {files} were removed and its server \
-                 has died, so it cannot be recovered; `ublk-dm del --force /dev/ublkb{id}` deletes \
-                 it and fails its waiting I/O"
+                 has died, so it cannot be recovered; `{}` deletes it, fails its waiting I/O, and \
+                 loses what was written to it and not flushed",
+                self.forced()
             ),
         }
         .into()
+    }
+
+    /// The command that deletes it if its server has died.
+    pub fn forced(&self) -> String {
+        format!("ublk-dm del --force /dev/ublkb{}", self.device.id)
     }
 
     /// Whether a word of a command line names the device.

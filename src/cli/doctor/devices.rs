@@ -20,7 +20,9 @@ pub(super) fn examine(rundir: &RunDir, known: &Known) -> Vec<Finding> {
         let finding = Finding::problem("not-on-record", one.problem(rundir).to_string()).of(path);
         found.push(match one.server() {
             Some(process) => finding.by_hand(format!("kill {process}")),
-            None => finding.mend(Mend::Reap),
+            None if reap::unused(one.id()).is_ok() => finding.mend(Mend::Reap),
+            // What uses it has to end first, or loses its I/O.
+            None => finding.by_hand(one.forced()),
         });
     }
     if known.unrecorded.is_empty() {
