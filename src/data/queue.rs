@@ -1,23 +1,24 @@
-//! One hardware queue of a ublk device: the shared descriptors and the tasks that serve its tags.
+//! One hardware queue of a ublk device: the shared descriptors, and the commands for its tags.
 //!
 //! libublk has a queue plane, but it registers its files and buffers once per ring, so a second
 //! device could never join a ring that is in use; here the queues of all devices of a family share
 //! one ring. Little is needed: a mapping of request descriptors, and two commands per tag. The
 //! numbers and structures are libublk's.
 //!
-//! Rules kept here: I6 (a tag has one task, which completes a request exactly once and only after
-//! the target has returned; the mapping outlives the tasks, which hold the queue).
+//! Rule kept here: I6 (the mappings outlive the requests: they end with the queue, which ends when
+//! all its tags have ended).
 
 use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use dm_targets::disk::{Memory, PayloadId};
+use dm_targets::disk::{Memory, PayloadId, UserData};
 use dm_targets::exec::WaitQueue;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::units::{Sector, Sectors};
 use io_uring::opcode::UringCmd16;
+use io_uring::squeue;
 use libublk::sys;
 
 use crate::ring::{Payload, Ring, RingFile};
@@ -35,7 +36,7 @@ pub struct Descriptor {
     /// The time of the round in which it arrived.
     pub arrived_ns: u64,
     /// The kernel could not register the request's buffer; this program must.
-    needs_registration: bool,
+    pub needs_registration: bool,
 }
 
 /// A queue whose tags are being served.
@@ -50,7 +51,7 @@ pub struct Queue {
     mapped: Option<Mapping>,
     /// Length of one request's part of `mapped`, in bytes.
     each: usize,
-    /// Tags whose task has not ended.
+    /// Tags that have not ended.
     serving: Cell<u16>,
     ended: WaitQueue,
 }
@@ -111,52 +112,57 @@ impl Queue {
         self.depth
     }
 
-    /// Serves a tag until the device stops: `handle` carries a request out and returns its result:
-    /// a length, 0 or a negative errno.
-    pub async fn serve(self: Rc<Self>, tag: u16, handle: impl AsyncFn(&Descriptor) -> i32) {
-        let mut result = self.command(sys::UBLK_U_IO_FETCH_REQ, tag, 0).await;
-        while result == i32::try_from(sys::UBLK_IO_RES_OK).unwrap_or(0) {
-            let descriptor = self.descriptor(tag);
-            let outcome = if descriptor.needs_registration {
-                self.handle_unregistered(tag, &descriptor, &handle).await
-            } else {
-                handle(&descriptor).await
-            };
-            result = self.command(sys::UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, outcome).await;
-        }
+    /// Asks for the first request of a tag. It arrives as a completion with this data.
+    pub(super) fn fetch(&self, tag: u16, data: UserData) {
+        self.ring.command_with(self.command(sys::UBLK_U_IO_FETCH_REQ, tag, 0), data);
+    }
+
+    /// Completes the request of a tag with a result (a length, 0 or a negative errno), and asks for
+    /// the next one.
+    #[inline]
+    pub(super) fn commit(&self, tag: u16, result: i32, data: UserData) {
+        let command = self.command(sys::UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, result);
+        self.ring.command_with(command, data);
+    }
+
+    /// Has the kernel register the buffer of a request, which it had no memory for when the request
+    /// arrived.
+    ///
+    /// # Errors
+    /// The negative errno.
+    pub(super) async fn register(&self, tag: u16) -> Result<(), i32> {
+        let command = self.command(sys::UBLK_U_IO_REGISTER_IO_BUF, tag, 0);
+        succeeded(self.ring.command(command).await)
+    }
+
+    /// The opposite of [`Queue::register`].
+    ///
+    /// # Errors
+    /// The negative errno.
+    pub(super) async fn unregister(&self, tag: u16) -> Result<(), i32> {
+        let command = self.command(sys::UBLK_U_IO_UNREGISTER_IO_BUF, tag, 0);
+        succeeded(self.ring.command(command).await)
+    }
+
+    /// A tag has ended: the kernel sends no more requests for it.
+    pub(super) fn end_tag(&self) {
         self.serving.set(self.serving.get() - 1);
         self.ended.wake_all();
     }
 
-    /// The kernel had no memory to register the request's buffer with the request: a separate
-    /// command tries once more.
-    async fn handle_unregistered(
-        &self,
-        tag: u16,
-        descriptor: &Descriptor,
-        handle: &impl AsyncFn(&Descriptor) -> i32,
-    ) -> i32 {
-        let registered = self.command(sys::UBLK_U_IO_REGISTER_IO_BUF, tag, 0).await;
-        if registered < 0 {
-            return registered;
-        }
-        let outcome = handle(descriptor).await;
-        let removed = self.command(sys::UBLK_U_IO_UNREGISTER_IO_BUF, tag, 0).await;
-        if removed < 0 { removed } else { outcome }
-    }
-
-    /// Whether the task of every tag has ended.
+    /// Whether every tag has ended.
     pub fn has_ended(&self) -> bool {
         self.serving.get() == 0
     }
 
-    /// Waits until the task of every tag has ended.
+    /// Waits until every tag has ended.
     pub async fn all_ended(&self) {
         self.ended.until(|| self.has_ended().then_some(())).await;
     }
 
-    /// Sends a command for a tag. `result` is the request's result, for a commit.
-    fn command(&self, op: u32, tag: u16, result: i32) -> crate::ring::Command {
+    /// A command for a tag. `result` is the request's result, for a commit.
+    #[inline]
+    fn command(&self, op: u32, tag: u16, result: i32) -> squeue::Entry {
         let registered =
             op == sys::UBLK_U_IO_REGISTER_IO_BUF || op == sys::UBLK_U_IO_UNREGISTER_IO_BUF;
         let payload = self.payloads.0 + u32::from(tag);
@@ -188,10 +194,12 @@ impl Queue {
             put(8, &address.to_ne_bytes());
         }
         let (fd, flags) = self.file.target();
-        self.ring.command(UringCmd16::new(fd, op).cmd(bytes).addr(auto).build().flags(flags))
+        UringCmd16::new(fd, op).cmd(bytes).addr(auto).build().flags(flags)
     }
 
-    fn descriptor(&self, tag: u16) -> Descriptor {
+    /// The request that has arrived for a tag.
+    #[inline]
+    pub(super) fn descriptor(&self, tag: u16) -> Descriptor {
         // SAFETY: the mapping holds `depth` descriptors, the tag is below it, and the kernel writes
         // a tag's descriptor only while it has not handed the tag to us. The read is volatile
         // because the kernel wrote it.
@@ -223,12 +231,17 @@ impl Queue {
     }
 }
 
-/// The mappings end with the queue. Only the tag tasks use them, which hold the queue and so have
-/// all ended; every request's operations were awaited before its tag was completed.
+/// The mappings end with the queue. Whoever serves its tags holds it until all have ended; every
+/// request's operations have ended before its tag was completed.
 impl Drop for Queue {
     fn drop(&mut self) {
         self.ring.remove_payloads(self.payloads, usize::from(self.depth));
     }
+}
+
+/// The result of a command that returns 0 or a negative errno.
+fn succeeded(result: i32) -> Result<(), i32> {
+    if result < 0 { Err(result) } else { Ok(()) }
 }
 
 fn map_descriptors(file: &Rc<RingFile>, options: &QueueOptions) -> io::Result<Mapping> {

@@ -26,6 +26,7 @@ use dm_targets::segments::target::NO_DISK;
 use dm_targets::units::{MAX_LEN, Sectors};
 
 use super::device::ServedDevice;
+use super::lines::Lines;
 use super::mailbox::Mailbox;
 use super::queue::{Queue, QueueOptions};
 use crate::ring::Ring;
@@ -42,6 +43,8 @@ pub struct DataThread {
     pub group: Group,
     /// The queues of devices, by ublk id.
     served: RefCell<HashMap<u32, Rc<ServedDevice>>>,
+    /// The same by the data of their completions, until all their tags have ended.
+    lines: Rc<Lines>,
     /// Called with the id of a device whose tags have all ended.
     lost: Rc<dyn Fn(u32)>,
 }
@@ -56,7 +59,8 @@ impl DataThread {
         let copy = copy::Client::new(&executor, &ring.host(), None)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
         let group = Group::new(executor, ring.host(), copy);
-        Ok(Rc::new(DataThread { ring, group, served: RefCell::default(), lost }))
+        let (served, lines) = (RefCell::default(), Rc::default());
+        Ok(Rc::new(DataThread { ring, group, served, lines, lost }))
     }
 
     pub(super) fn run(self: Rc<Self>, mailbox: &Arc<Mutex<Mailbox<DataThread>>>) {
@@ -68,11 +72,13 @@ impl DataThread {
             if stopped.get() {
                 break;
             }
-            if let Err(error) = self.ring.turn(self.group.executor.ready() > 0) {
+            let busy = self.group.executor.ready() > 0 || self.ring.has_told();
+            if let Err(error) = self.ring.turn(busy) {
                 log::error!("the ring failed and the server cannot continue: {error}");
                 log::logger().flush();
                 std::process::abort();
             }
+            self.lines.tell(&self.ring);
         }
     }
 
@@ -149,11 +155,15 @@ impl DataThread {
         let file = self.ring.file(OwnedFd::from(file));
         let open = |options| Queue::open(&self.ring, &file, options);
         let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
-        let served = ServedDevice::start(&self.group.executor, &self.ring, name, queues, device);
+        let make = |line| ServedDevice::new(&self.ring, line, name, queues, device);
+        let served =
+            self.lines.add(make).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        served.start(&self.group.executor);
         self.served.borrow_mut().insert(id, served.clone());
-        let lost = self.lost.clone();
+        let (lost, lines) = (self.lost.clone(), self.lines.clone());
         self.group.executor.spawn(async move {
             served.all_ended().await;
+            lines.remove(served.line());
             drop(served);
             lost(id);
         });

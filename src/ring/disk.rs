@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use dm_targets::disk::{Backend, Errno, Limits, Op, OpId};
+use dm_targets::disk::{Backend, Completions, Errno, Limits, Op, OpId, UserData};
 use dm_targets::units::Sectors;
 use io_uring::squeue;
 use io_uring::types::Fd;
@@ -138,16 +138,42 @@ impl RingDisk {
     }
 }
 
-impl Backend for RingDisk {
-    fn start(&self, op: Op) -> OpId {
+impl RingDisk {
+    #[inline]
+    fn submit(&self, op: Op, told_as: Option<UserData>) -> u32 {
         let hold = can_join(&self.file, &op);
-        let slot = self.ring.take_slot(Work::Disk { op, file: self.file.clone(), done_bytes: 0 });
+        let work = Work::Disk { op, file: self.file.clone(), done_bytes: 0 };
+        let slot = self.ring.take_slot(work, told_as);
         if hold {
             self.ring.hold(&self.file, slot);
         } else {
             self.ring.submit_disk(slot);
         }
-        OpId(slot)
+        slot
+    }
+}
+
+impl Completions for RingDisk {
+    fn send(&self, op: Op, data: UserData) {
+        self.submit(op, Some(data));
+    }
+
+    fn refuse(&self, data: UserData, errno: Errno) {
+        self.ring.told.borrow_mut().push((data, -errno.0));
+    }
+
+    fn errno(&self, errno: Errno) -> Errno {
+        self.errno(errno)
+    }
+}
+
+impl Backend for RingDisk {
+    fn start(&self, op: Op) -> OpId {
+        OpId(self.submit(op, None))
+    }
+
+    fn completions(self: Rc<Self>) -> Option<Rc<dyn Completions>> {
+        Some(self)
     }
 
     fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>> {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
 
-use dm_targets::disk::Op;
+use dm_targets::disk::{Op, UserData};
 use io_uring::IoUring;
 
 use super::buffers::Buffers;
@@ -29,6 +29,8 @@ pub(super) struct Inner {
     pub(super) slots: RefCell<Vec<Slot>>,
     pub(super) free: RefCell<Vec<u32>>,
     pub(super) completed: RefCell<Vec<(u64, i32)>>,
+    /// Completions to be told.
+    pub(super) told: RefCell<Vec<(UserData, i32)>>,
     pub(super) buffers: RefCell<Buffers>,
     /// Open disks.
     pub(super) disks: Cell<usize>,
@@ -52,6 +54,8 @@ pub(super) struct Inner {
     pub(super) broken: RefCell<VecDeque<io::Error>>,
 }
 
+/// Set in all user data of completions that are told. Below are the numbers of slots.
+pub const TOLD: u64 = 1 << 63;
 /// No slot.
 pub(super) const NO_SLOT: u32 = u32::MAX;
 
@@ -72,6 +76,8 @@ pub(super) struct Slot {
     pub(super) number: u64,
     pub(super) result: Option<i32>,
     pub(super) waker: Option<Waker>,
+    /// Its completion is told.
+    pub(super) told_as: Option<UserData>,
     pub(super) detached: bool,
     pub(super) iovecs: Vec<libc::iovec>,
     /// The operation that was joined to this one.

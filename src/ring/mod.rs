@@ -6,7 +6,8 @@
 //!
 //! [`inner`] has the state of a ring, [`slot`] an operation from its start to its completion,
 //! [`entry`] its form for the kernel, [`merge`] the joining of several, [`disk`] files and disks,
-//! [`payloads`] where requests' data is, [`waiting`] which disks have not answered.
+//! [`payloads`] where requests' data is, [`told`] completions that no future waits for, [`waiting`]
+//! which disks have not answered.
 
 pub mod buffers;
 mod disk;
@@ -15,6 +16,7 @@ mod inner;
 mod merge;
 mod payloads;
 mod slot;
+mod told;
 mod waiting;
 
 use std::cell::{Cell, RefCell};
@@ -24,7 +26,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
 
-use dm_targets::disk::{Backend, BufferId, Host, Limits, PayloadId};
+use dm_targets::disk::{Backend, BufferId, Host, Limits, PayloadId, UserData};
 use dm_targets::units::Sectors;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -35,7 +37,7 @@ use inner::{BUFFERS_INDEX, FileTable, Inner, REGISTERED_BUFFERS, Slot, Work};
 use payloads::Payloads;
 
 pub use disk::SizeProbe;
-pub use inner::RingFile;
+pub use inner::{RingFile, TOLD};
 pub use payloads::Payload;
 pub use slot::Command;
 
@@ -80,6 +82,7 @@ impl Ring {
                 slots: RefCell::default(),
                 free: RefCell::default(),
                 completed: RefCell::default(),
+                told: RefCell::default(),
                 buffers: RefCell::new(buffers),
                 disks: Cell::new(0),
                 payloads: RefCell::new(Payloads::new(BUFFERS_INDEX)),
@@ -126,7 +129,7 @@ impl Ring {
 
     /// Sends a command, which returns its result when awaited.
     pub fn command(&self, entry: squeue::Entry) -> Command {
-        let slot = self.inner.take_slot(Work::Command);
+        let slot = self.inner.take_slot(Work::Command, None);
         self.inner.push(entry.user_data(u64::from(slot)));
         Command::new(&self.inner, slot)
     }
@@ -262,13 +265,15 @@ impl Inner {
             );
         }
         for (data, result) in completed.drain(..) {
-            if data == WAKE_DATA {
+            if data < TOLD {
+                self.complete(u32::try_from(data).unwrap_or(u32::MAX), result);
+            } else if data == WAKE_DATA {
                 self.arm_wake();
                 if let Some(waker) = &*self.mailbox_waker.borrow() {
                     waker.wake_by_ref();
                 }
             } else {
-                self.complete(u32::try_from(data).unwrap_or(u32::MAX), result);
+                self.told.borrow_mut().push((UserData(data), result));
             }
         }
         // The next round reuses the list's memory.
@@ -298,6 +303,10 @@ impl Inner {
 }
 
 impl Host for Inner {
+    fn tell(&self, data: UserData) {
+        self.told.borrow_mut().push((data, 0));
+    }
+
     fn acquire(&self, len_bytes: u32) -> Option<BufferId> {
         self.buffers.borrow_mut().acquire(len_bytes).map(BufferId)
     }

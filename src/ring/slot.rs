@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use dm_targets::disk::OpKind;
+use dm_targets::disk::{OpKind, UserData};
 
 use super::inner::{Inner, NO_SLOT, Slot, Work};
 
@@ -37,7 +37,7 @@ impl Slot {
 
 impl Inner {
     /// Takes a slot for new work.
-    pub(super) fn take_slot(&self, work: Work) -> u32 {
+    pub(super) fn take_slot(&self, work: Work, told_as: Option<UserData>) -> u32 {
         let number = self.started.get() + 1;
         self.started.set(number);
         let mut slots = self.slots.borrow_mut();
@@ -45,10 +45,11 @@ impl Inner {
             let slot = &mut slots[index as usize];
             slot.number = number;
             (slot.work, slot.result, slot.waker, slot.detached) = (work, None, None, false);
+            slot.told_as = told_as;
             return index;
         }
         let (result, waker, detached, iovecs, next) = (None, None, false, Vec::new(), NO_SLOT);
-        slots.push(Slot { work, number, result, waker, detached, iovecs, next });
+        slots.push(Slot { work, number, result, waker, told_as, detached, iovecs, next });
         u32::try_from(slots.len() - 1).unwrap_or(u32::MAX)
     }
 
@@ -90,7 +91,10 @@ impl Inner {
             _ => result,
         };
         slot.result = Some(result);
-        if slot.detached {
+        if let Some(data) = slot.told_as {
+            self.told.borrow_mut().push((data, result));
+            self.give_slot(slots, index);
+        } else if slot.detached {
             self.give_slot(slots, index);
         } else if let Some(waker) = slot.waker.take() {
             waker.wake();

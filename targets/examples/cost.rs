@@ -5,7 +5,8 @@
 //! SNAPSHOTS snapshots of one origin with EXCEPTIONS scattered exceptions each, and then prints
 //! nanoseconds per request for reads of a snapshot, for writes to origin chunks that every snapshot
 //! has copied already, for first writes to both, and for writes to a mirror of two legs; and the
-//! cost that the device adds to its target. With one instruction per nanosecond (ci/vm --icount)
+//! cost that the device adds to its target. Requests are carried out as the server does it: in a
+//! task only where the target needs one. With one instruction per nanosecond (ci/vm --icount)
 //! the numbers are instructions; callgrind shows where they are spent.
 
 use std::cell::{Cell, RefCell};
@@ -17,14 +18,19 @@ use std::time::Instant;
 
 use dm_targets::copy;
 use dm_targets::device::{Device, OpenTarget};
-use dm_targets::disk::{Backend, BufferId, Disk, Errno, Host, Limits, Memory, Op, OpId, PayloadId};
+use dm_targets::disk::{
+    Backend, BufferId, Completions, Disk, Errno, Host, Limits, Memory, Op, OpId, PayloadId,
+    UserData,
+};
 use dm_targets::exec::Executor;
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig};
-use dm_targets::request::{Request, RequestKind, TargetError};
+use dm_targets::request::{Request, RequestKind};
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::target::Target;
+use dm_targets::target::remap::{Next, Remapped, Rest};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 /// Requests in flight together.
@@ -42,7 +48,10 @@ const STRIDE: u64 = 0x9E37_79B9;
 /// [`dm_targets::ram`], which copies the data, at more instructions than the data path, and would
 /// hold all of a 128 GiB disk in memory.
 #[derive(Default)]
-struct NoMemory(Cell<u32>);
+struct NoMemory {
+    lent: Cell<u32>,
+    told: Rc<RefCell<Vec<UserData>>>,
+}
 
 /// Nothing is lost here.
 struct NoLosses;
@@ -59,8 +68,11 @@ impl LossRecord for NoLosses {
 
 impl Host for NoMemory {
     fn acquire(&self, _: u32) -> Option<BufferId> {
-        self.0.set(self.0.get() + 1);
-        Some(BufferId(self.0.get()))
+        self.lent.set(self.lent.get() + 1);
+        Some(BufferId(self.lent.get()))
+    }
+    fn tell(&self, data: UserData) {
+        self.told.borrow_mut().push(data);
     }
     fn retain(&self, _: BufferId) {}
     fn release(&self, _: BufferId) {}
@@ -81,13 +93,15 @@ struct Flight {
     waker: Option<Waker>,
 }
 
-/// A disk whose operations complete at the end of the round, so that every request waits and is
-/// woken as on the server's ring; those of a [`dm_targets::ram::RamDisk`] complete immediately.
+/// A disk whose operations complete at the end of the round, so that every request waits as on the
+/// server's ring; those of a [`dm_targets::ram::RamDisk`] complete immediately.
 #[derive(Default)]
 struct NoDisk {
     flights: RefCell<Vec<Flight>>,
     free: RefCell<Vec<u32>>,
     started: RefCell<VecDeque<u32>>,
+    /// Operations whose completion is told, and what else there is to tell.
+    sent: Rc<RefCell<Vec<UserData>>>,
 }
 
 impl NoDisk {
@@ -102,7 +116,19 @@ impl NoDisk {
     }
 }
 
+impl Completions for NoDisk {
+    fn send(&self, _: Op, data: UserData) {
+        self.sent.borrow_mut().push(data);
+    }
+    fn refuse(&self, data: UserData, _: Errno) {
+        panic!("{data:?} was outside the contract");
+    }
+}
+
 impl Backend for NoDisk {
+    fn completions(self: Rc<Self>) -> Option<Rc<dyn Completions>> {
+        Some(self)
+    }
     fn start(&self, _: Op) -> OpId {
         let mut flights = self.flights.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
@@ -141,20 +167,116 @@ impl Backend for NoDisk {
 
 /// The target of the requests.
 #[derive(Clone)]
-enum Target {
-    Origin(Rc<Origin>),
-    Snapshot(Rc<Snapshot>),
-    Mirror(Rc<Mirror>),
+enum To {
+    Target(Target),
     Device(Rc<Device>),
 }
 
-impl Target {
-    async fn handle(&self, request: &Request) -> Result<(), TargetError> {
-        match self {
-            Target::Origin(origin) => origin.handle(request).await,
-            Target::Snapshot(snapshot) => snapshot.handle(request).await,
-            Target::Mirror(mirror) => mirror.handle(request).await,
-            Target::Device(device) => device.pass(request).await,
+/// What a slot's task has to do.
+enum Work {
+    /// A request that needs a task.
+    Whole,
+    /// What is left of one that did not.
+    Rest(Rest),
+}
+
+/// A request in flight, as a server's tag has it.
+struct Slot {
+    request: Request,
+    remapped: Option<Remapped>,
+    work: Option<Work>,
+    waker: Option<Waker>,
+}
+
+/// The requests of a run.
+struct Requests {
+    to: To,
+    kind: RequestKind,
+    first: u64,
+    next: Cell<u64>,
+    count: u64,
+    left: Cell<u64>,
+    slots: Vec<RefCell<Slot>>,
+}
+
+impl Requests {
+    /// Begins the next request in a slot, if there is one.
+    fn begin(&self, number: usize) {
+        if self.next.get() == self.count {
+            self.left.set(self.left.get() - 1);
+            return;
+        }
+        let chunk = (self.first + self.next.replace(self.next.get() + 1)).wrapping_mul(STRIDE);
+        let mut slot = self.slots[number].borrow_mut();
+        slot.request = Request {
+            kind: self.kind,
+            sector: Sector(chunk % CHUNKS * CHUNK_SECTORS),
+            count: Sectors(CHUNK_SECTORS),
+            memory: Memory::payload(PayloadId(0)),
+        };
+        let data = UserData(number as u64);
+        slot.remapped = match &self.to {
+            To::Target(target) => target.remap(&slot.request, data),
+            To::Device(device) => device.remap(&slot.request, data),
+        };
+        if slot.remapped.is_none() {
+            slot.give(Work::Whole);
+        }
+    }
+
+    /// A completion was told.
+    fn told(&self, data: UserData) {
+        let number = usize::try_from(data.with_part(0).0).unwrap_or(usize::MAX);
+        let next = {
+            let mut slot = self.slots[number].borrow_mut();
+            let Slot { request, remapped, .. } = &mut *slot;
+            let Some(remapped) = remapped else { return };
+            let next = match &self.to {
+                To::Target(target) => target.end_io(request, remapped, data, Ok(())),
+                To::Device(device) => device.end_io(request, remapped, data, Ok(())),
+            };
+            match next {
+                Next::Rest(rest) => return slot.give(Work::Rest(rest)),
+                next => next,
+            }
+        };
+        if let Next::Done(result) = next {
+            assert!(result.is_ok(), "{result:?}");
+            self.begin(number);
+        }
+    }
+
+    /// The task of a slot.
+    async fn serve(self: Rc<Self>, number: usize) {
+        loop {
+            let (work, request) = std::future::poll_fn(|cx| {
+                let slot = &mut *self.slots[number].borrow_mut();
+                match slot.work.take() {
+                    Some(work) => Poll::Ready((work, slot.request.clone())),
+                    None => {
+                        slot.waker.get_or_insert_with(|| cx.waker().clone());
+                        Poll::Pending
+                    }
+                }
+            })
+            .await;
+            let result = match (work, &self.to) {
+                (Work::Whole, To::Target(target)) => target.map(&request).await,
+                (Work::Whole, To::Device(device)) => device.pass(&request).await,
+                (Work::Rest(rest), To::Target(target)) => target.finish(&request, rest).await,
+                (Work::Rest(rest), To::Device(device)) => device.finish(&request, rest).await,
+            };
+            assert!(result.is_ok(), "{result:?}");
+            self.begin(number);
+        }
+    }
+}
+
+impl Slot {
+    fn give(&mut self, work: Work) {
+        self.work = Some(work);
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
         }
     }
 }
@@ -171,7 +293,7 @@ struct Fixture {
 impl Fixture {
     fn new(count: usize) -> Option<Fixture> {
         let (executor, disk) = (Executor::new(), Rc::new(NoDisk::default()));
-        let host: Rc<dyn Host> = Rc::new(NoMemory::default());
+        let host: Rc<dyn Host> = Rc::new(NoMemory { lent: Cell::new(0), told: disk.sent.clone() });
         let copy = copy::Client::new(&executor, &host, None)?;
         let origin = Origin::new(Disk::new("origin", disk.clone()), copy.clone());
         let made: Rc<RefCell<Vec<Rc<Snapshot>>>> = Rc::default();
@@ -266,26 +388,36 @@ impl Fixture {
     }
 
     /// Nanoseconds per request.
-    fn run(&self, count: u64, first: u64, kind: RequestKind, target: &Target) -> f64 {
-        let (next, left) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(DEPTH)));
+    fn run(&self, count: u64, first: u64, kind: RequestKind, to: &To) -> f64 {
+        let slot = |_| {
+            let (sector, length) = (Sector(0), Sectors(0));
+            let request = Request { kind, sector, count: length, memory: Memory::None };
+            RefCell::new(Slot { request, remapped: None, work: None, waker: None })
+        };
+        let requests = Rc::new(Requests {
+            to: to.clone(),
+            kind,
+            first,
+            next: Cell::new(0),
+            count,
+            left: Cell::new(DEPTH),
+            slots: (0..DEPTH).map(slot).collect(),
+        });
         let start = Instant::now();
-        for _ in 0..DEPTH {
-            let (next, left, target) = (next.clone(), left.clone(), target.clone());
-            self.executor.spawn(async move {
-                while next.get() < count {
-                    let chunk =
-                        (first + next.replace(next.get() + 1)).wrapping_mul(STRIDE) % CHUNKS;
-                    let (sector, count) = (Sector(chunk * CHUNK_SECTORS), Sectors(CHUNK_SECTORS));
-                    let request =
-                        Request { kind, sector, count, memory: Memory::payload(PayloadId(0)) };
-                    let result = target.handle(&request).await;
-                    assert!(result.is_ok(), "{result:?}");
-                }
-                left.set(left.get() - 1);
-            });
+        for number in 0..requests.slots.len() {
+            self.executor.spawn(requests.clone().serve(number));
+            requests.begin(number);
         }
-        self.run_until(|| left.get() == 0);
-        start.elapsed().as_nanos() as f64 / count as f64
+        let mut told = Vec::new();
+        loop {
+            self.executor.run_ready();
+            if requests.left.get() == 0 {
+                return start.elapsed().as_nanos() as f64 / count as f64;
+            }
+            self.disk.complete_all();
+            std::mem::swap(&mut *self.disk.sent.borrow_mut(), &mut told);
+            told.drain(..).for_each(|data| requests.told(data));
+        }
     }
 }
 
@@ -298,11 +430,16 @@ fn main() -> ExitCode {
     let Some(fixture) = Fixture::new(usize::try_from(snapshots).unwrap_or(1)) else {
         return ExitCode::FAILURE;
     };
-    let Some(mirror) = fixture.mirror().map(Target::Mirror) else { return ExitCode::FAILURE };
+    let Some(mirror) = fixture.mirror().map(|mirror| To::Target(Target::Mirror(mirror))) else {
+        return ExitCode::FAILURE;
+    };
     let write = RequestKind::Write { fua: false };
-    let origin = Target::Origin(fixture.origin.clone());
-    let snapshot =
-        fixture.snapshots.first().cloned().map_or_else(|| origin.clone(), Target::Snapshot);
+    let origin = To::Target(Target::Origin(fixture.origin.clone()));
+    let snapshot = fixture
+        .snapshots
+        .first()
+        .cloned()
+        .map_or_else(|| origin.clone(), |snapshot| To::Target(Target::Snapshot(snapshot)));
     fixture.run(exceptions, 0, write, &origin);
     let copied = fixture.run(requests.min(exceptions), 0, RequestKind::Read, &snapshot);
     let not_copied = fixture.run(requests, exceptions, RequestKind::Read, &snapshot);
@@ -310,9 +447,9 @@ fn main() -> ExitCode {
     let first = fixture.run(requests, exceptions, write, &origin);
     let own = fixture.run(requests, exceptions + requests, write, &snapshot);
     let mirrored = fixture.run(requests, 0, write, &mirror);
-    let target = dm_targets::target::Target::Origin(fixture.origin.clone());
+    let target = Target::Origin(fixture.origin.clone());
     let device = Rc::new(Device::new(OpenTarget { target, events: Rc::default() }));
-    let device = Target::Device(device);
+    let device = To::Device(device);
     let direct = fixture.run(requests, 0, RequestKind::Read, &origin);
     let through = fixture.run(requests, 0, RequestKind::Read, &device) - direct;
     println!(

@@ -15,14 +15,14 @@
 //! begun to carry an origin, no request of a user is under way past it (I5).
 
 mod events;
+mod passing;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::disk::DiskKey;
-use crate::gate::{Closed, Gate};
+use crate::gate::Gate;
 use crate::mutant::{self, Mutant};
-use crate::request::{Request, RequestKind, TargetError};
 use crate::snapshot::origin::Origin;
 use crate::target::Target;
 
@@ -135,98 +135,6 @@ impl Device {
     /// Its target.
     pub fn target(&self) -> Target {
         self.target.borrow().clone()
-    }
-
-    /// Carries out a request of a user when the device is not suspended: through the origin that
-    /// the device carries, if there is one.
-    ///
-    /// # Errors
-    /// The target's; `Ending` if the device is being deleted.
-    pub async fn pass(&self, request: &Request) -> Result<(), TargetError> {
-        loop {
-            if !self.users.is_open() {
-                if let Err(Closed) = self.users.opened().await {
-                    return Err(TargetError::Ending);
-                }
-            }
-            let origin = self.carried.borrow().clone();
-            if let Some(origin) = origin.filter(|_| !mutant::is(Mutant::UsersPassOrigin)) {
-                return self.pass_through(&origin, request).await;
-            }
-            // No await since the gate was found open.
-            if self.gate.is_open() {
-                self.direct.set(self.direct.get() + 1);
-                let (target, swaps) = self.begin(request);
-                let result = target.map(request).await;
-                drop(target);
-                self.gate.leave();
-                if matches!(result, Err(TargetError::Requeue)) {
-                    self.until_changed(swaps).await;
-                }
-                self.direct.set(self.direct.get() - 1);
-                if self.direct.get() == 0 && self.carried.borrow().is_some() {
-                    self.gate.wake();
-                }
-                match result {
-                    Err(TargetError::Requeue) => {}
-                    result => return result,
-                }
-            } else if let Err(Closed) = self.gate.opened().await {
-                return Err(TargetError::Ending);
-            }
-        }
-    }
-
-    /// The same through an origin; not beside a merge, which has the origin for itself.
-    async fn pass_through(&self, origin: &Origin, request: &Request) -> Result<(), TargetError> {
-        let writes = matches!(request.kind, RequestKind::Write { .. } | RequestKind::Discard);
-        if writes && origin.has_merge() && !mutant::is(Mutant::WrittenPastMerge) {
-            // It would pass the merge, which may copy over it.
-            return Err(TargetError::Merging);
-        }
-        // No await since the gate was found open.
-        self.users.enter();
-        let result = origin.handle(request).await;
-        self.users.leave();
-        result
-    }
-
-    /// Passes an operation of the origin that the device carries to the target, when the device is
-    /// not suspended.
-    ///
-    /// # Errors
-    /// The target's; `Ending` if the device is being deleted.
-    pub(crate) async fn pass_down(&self, request: &Request) -> Result<(), TargetError> {
-        loop {
-            if let Err(Closed) = self.gate.opened().await {
-                return Err(TargetError::Ending);
-            }
-            let (target, swaps) = self.begin(request);
-            let result = target.map(request).await;
-            drop(target);
-            self.gate.leave();
-            if !matches!(result, Err(TargetError::Requeue)) {
-                return result;
-            }
-            self.until_changed(swaps).await;
-        }
-    }
-
-    /// A request that has found the gate open and not awaited since goes to the target, which is
-    /// returned with the number of changes so far. It leaves the gate at its end.
-    fn begin(&self, request: &Request) -> (Target, u64) {
-        if matches!(request.kind, RequestKind::Write { .. } | RequestKind::Discard) {
-            self.written.set(true);
-        }
-        self.gate.enter();
-        (self.target(), self.swaps.get())
-    }
-
-    /// A request that the target could not carry out waits for a change: a target that is absent
-    /// while its device runs would be asked forever.
-    async fn until_changed(&self, swaps: u64) {
-        let changed = || !self.gate.is_open() || self.swaps.get() != swaps;
-        self.gate.until(|| changed().then_some(())).await;
     }
 
     /// The origin that the device carries.

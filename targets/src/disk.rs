@@ -9,7 +9,8 @@
 //!
 //! * [`Disk::start`] submits immediately; the returned [`Io`] only waits. Several operations are
 //!   made concurrent by starting them all before awaiting the first. Operations in flight together
-//!   may be carried out in any order.
+//!   may be carried out in any order. A completion is polled by a future, which costs its task a
+//!   wake, or told to whoever runs the thread ([`Completions`]).
 //! * An operation either transferred everything or failed; a backend repeats short transfers
 //!   itself. A failed read or write leaves its range, and only its range, undefined.
 //! * A completed write is visible to later reads, and may be lost when power is. It is durable
@@ -24,7 +25,10 @@
 mod counts;
 mod error;
 mod memory;
+mod op;
 pub mod shared;
+mod told;
+mod user_data;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -40,46 +44,8 @@ use counts::Counts;
 pub use counts::Counters;
 pub use error::{DiskError, Errno, FailedOp, OpKind};
 pub use memory::{Buffer, BufferId, Host, Memory, PayloadId};
-
-/// One operation on one contiguous range of one disk.
-#[derive(Clone, Debug)]
-pub struct Op {
-    /// What to do.
-    pub kind: OpKind,
-    /// Where it starts.
-    pub sector: Sector,
-    /// How long it is; zero for a flush.
-    pub count: Sectors,
-    /// Where the data comes from or goes to.
-    pub memory: Memory,
-}
-
-/// Identifies a disk, whatever path led to it: two numbers of the caller's choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DiskKey(pub u64, pub u64);
-
-/// What a disk is and can do. All lengths in bytes unless the type says otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Smallest addressable unit.
-    pub logical_block_bytes: u32,
-    /// Unit the disk writes without reading first.
-    pub physical_block_bytes: u32,
-    /// Completed writes may be lost with power until flushed.
-    pub volatile_cache: bool,
-    /// The disk refuses writes.
-    pub read_only: bool,
-    /// Largest discard, zero if there is none.
-    pub max_discard: Sectors,
-    /// Discard granularity, zero if there is no discard.
-    pub discard_granularity_bytes: u32,
-    /// Largest write-zeroes, zero if there is none.
-    pub max_write_zeroes: Sectors,
-}
-
-/// Identifies an operation in flight to its backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpId(pub u32);
+pub use op::{DiskKey, Limits, Op, OpId};
+pub use user_data::UserData;
 
 /// What carries operations out. Targets never call it; they use [`Disk`].
 pub trait Backend {
@@ -89,6 +55,10 @@ pub trait Backend {
     fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>>;
     /// The result is no longer wanted: the operation continues and its id is free at the end.
     fn detach(&self, id: OpId);
+    /// The same disk, if it can tell completions to whoever runs the thread.
+    fn completions(self: Rc<Self>) -> Option<Rc<dyn Completions>> {
+        None
+    }
     /// What the disk is and can do; read once.
     fn limits(&self) -> Limits;
     /// The disk's size as last seen.
@@ -100,8 +70,22 @@ pub trait Backend {
     }
 }
 
+/// A backend that tells completions.
+pub trait Completions {
+    /// Submits an operation, whose completion is told with this data, once, and not from here: the
+    /// sender may hold what it needs to be told. There is nothing to poll.
+    fn send(&self, op: Op, data: UserData);
+    /// Tells a completion of an operation that was not submitted.
+    fn refuse(&self, data: UserData, errno: Errno);
+    /// What the errno of a completion that was told means on this disk.
+    fn errno(&self, errno: Errno) -> Errno {
+        errno
+    }
+}
+
 struct DiskInner {
     backend: Rc<dyn Backend>,
+    completions: Option<Rc<dyn Completions>>,
     name: Rc<str>,
     limits: Limits,
     /// Bits of a sector number that are zero at the start of a logical block.
@@ -128,6 +112,7 @@ impl Disk {
         let name = name.into();
         Disk {
             inner: Rc::new(DiskInner {
+                completions: backend.clone().completions(),
                 backend,
                 name,
                 limits,
@@ -202,19 +187,26 @@ impl Disk {
     #[inline]
     fn submit(&self, kind: OpKind, sector: Sector, count: Sectors, memory: Memory) -> IoState {
         let op = Op { kind, sector, count, memory };
-        // No `match`: its jump table costs more than the two kinds that nearly all are.
-        if kind == OpKind::Read {
-            self.inner.counts.count_read();
-        } else if matches!(kind, OpKind::Write { .. }) {
-            self.inner.counts.count_write();
-        } else if kind == OpKind::Flush {
-            self.inner.counts.count_flush();
-        }
-        if !self.allowed(&op) {
-            debug_assert!(false, "{}: operation outside the contract: {op:?}", self.inner.name);
+        if !self.admit(&op) {
             return IoState::Refused;
         }
         IoState::Started(self.inner.backend.start(op))
+    }
+
+    /// Counts an operation; whether it keeps the contract.
+    #[inline]
+    fn admit(&self, op: &Op) -> bool {
+        // No `match`: its jump table costs more than the two kinds that nearly all are.
+        if op.kind == OpKind::Read {
+            self.inner.counts.count_read();
+        } else if matches!(op.kind, OpKind::Write { .. }) {
+            self.inner.counts.count_write();
+        } else if op.kind == OpKind::Flush {
+            self.inner.counts.count_flush();
+        }
+        let allowed = self.allowed(op);
+        debug_assert!(allowed, "{}: operation outside the contract: {op:?}", self.inner.name);
+        allowed
     }
 
     /// An operation of this disk has failed.

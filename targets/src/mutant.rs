@@ -28,6 +28,11 @@ pub enum Mutant {
     OriginBeforeCommit,
     /// I10: a snapshot write is acknowledged before its record.
     AckBeforeRecord,
+    /// I10: a snapshot write is acknowledged although its record was given up, because the mark is
+    /// being made again.
+    GivenUpAcknowledged,
+    /// I5: a first write is not decided again when the record of its chunk is there.
+    FirstDecidedOnce,
     /// I9: the origin write is let through before the snapshot is durably invalid.
     InvalidMarkLate,
     /// The last slot of an area is used although the COW has no room for the next area.

@@ -122,6 +122,29 @@ impl fmt::Display for TargetError {
     }
 }
 
+/// How far a request is that has no task (`target/remap.rs`), after a completion.
+#[derive(Debug)]
+pub enum Next<R> {
+    /// Another of its operations is in flight.
+    Waits,
+    /// It has ended.
+    Done(Result<(), TargetError>),
+    /// What is left of it is for a task.
+    Rest(R),
+}
+
+impl<R> Next<R> {
+    /// The same with what is left as a part of something else.
+    #[inline]
+    pub(crate) fn map_rest<S>(self, map: impl FnOnce(R) -> S) -> Next<S> {
+        match self {
+            Next::Waits => Next::Waits,
+            Next::Done(result) => Next::Done(result),
+            Next::Rest(rest) => Next::Rest(map(rest)),
+        }
+    }
+}
+
 /// A request's data from an offset on.
 #[inline]
 pub(crate) fn payload(request: &Request, offset: Sectors) -> Memory {
@@ -135,14 +158,20 @@ pub(crate) struct PassThrough<'a> {
     request: &'a Request,
 }
 
-/// Starts the operation of a request that passes through a target unchanged.
+/// The kind of operation that carries out a kind of request on a disk.
 #[inline]
-pub(crate) fn pass_through<'a>(disk: &'a Disk, request: &'a Request) -> PassThrough<'a> {
-    let kind = match request.kind {
+pub(crate) fn op_kind(disk: &Disk, kind: RequestKind) -> OpKind {
+    match kind {
         // As in [`Disk::write`].
         RequestKind::Write { fua } => OpKind::Write { fua: fua && disk.limits().volatile_cache },
         kind => kind.into(),
-    };
+    }
+}
+
+/// Starts the operation of a request that passes through a target unchanged.
+#[inline]
+pub(crate) fn pass_through<'a>(disk: &'a Disk, request: &'a Request) -> PassThrough<'a> {
+    let kind = op_kind(disk, request.kind);
     let (sector, count, memory) = (request.sector, request.count, payload(request, Sectors(0)));
     PassThrough { flight: disk.begin(kind, sector, count, memory), request }
 }

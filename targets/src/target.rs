@@ -4,6 +4,8 @@
 //! A new target is its folder and an arm in each function here. A target's parameters are in its
 //! table ([`crate::table`]); its displayed state is in its status.
 
+pub mod remap;
+
 use std::rc::Rc;
 
 use crate::disk::{Disk, Limits};
@@ -46,7 +48,7 @@ pub enum Target {
 
 impl Target {
     /// Carries a request out. When this returns, nothing of the request is in flight any more.
-    pub(crate) async fn map(&self, request: &Request) -> Result<(), TargetError> {
+    pub async fn map(&self, request: &Request) -> Result<(), TargetError> {
         match self {
             Target::Snapshot(snapshot) => snapshot.handle(request).await,
             Target::Origin(origin) => origin.handle(request).await,

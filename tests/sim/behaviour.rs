@@ -14,9 +14,11 @@ use dm_targets::sim::world::{Schedule, World};
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::pattern;
+use crate::told::carry_out;
 
 pub mod grown;
 pub mod joins;
@@ -45,10 +47,10 @@ enum Device {
 }
 
 impl Device {
-    async fn handle(self, request: Request) -> Result<(), TargetError> {
+    fn target(self) -> Target {
         match self {
-            Device::Origin(origin) => origin.handle(&request).await,
-            Device::Snap(snap) => snap.handle(&request).await,
+            Device::Origin(origin) => Target::Origin(origin),
+            Device::Snap(snap) => Target::Snapshot(snap),
         }
     }
 }
@@ -176,7 +178,7 @@ impl Fixture {
         let (device, host, done) = (self.device(device), self.world.host.clone(), Slot::default());
         let slot = done.clone();
         self.world.executor.spawn(async move {
-            let result = device.handle(request).await;
+            let result = carry_out(&host, &device.target(), &request).await;
             let bytes = host.take_payload(payload);
             *slot.borrow_mut() =
                 Some(result.map(|()| bytes.chunks(512).map(SectorData::new).collect()));

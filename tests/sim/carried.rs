@@ -21,6 +21,7 @@ use dm_targets::units::{Sector, Sectors};
 
 use crate::origins::{CHUNK, Fixture, NEW, SIZE, exceptions, parts};
 use crate::pattern;
+use crate::told::carry_out;
 
 /// The mutants that the checks detect.
 pub const MUTANTS: [Mutant; 5] = [
@@ -83,7 +84,11 @@ fn write_under_way() -> Result<(), String> {
     let request = Request { kind, sector, count, memory: Memory::payload(payload) };
     let (written, carried) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
     let done = written.clone();
-    fixture.world.executor.spawn(async move { done.set(device.pass(&request).await.is_ok()) });
+    let host = fixture.world.host.clone();
+    fixture
+        .world
+        .executor
+        .spawn(async move { done.set(carry_out(&host, &*device, &request).await.is_ok()) });
     fixture.world.executor.run_ready();
     let (group, done) = (fixture.group.clone(), carried.clone());
     fixture.world.executor.spawn(async move {
@@ -234,8 +239,9 @@ fn a_suspended_device_holds_its_users_and_its_snapshots() {
         let (sector, count) = (Sector(0), Sectors(CHUNK));
         let request = Request { kind, sector, count, memory: Memory::payload(payload) };
         let (device, done) = (device.clone(), done.clone());
+        let host = fixture.world.host.clone();
         fixture.world.executor.spawn(async move {
-            device.pass(&request).await.unwrap();
+            carry_out(&host, &*device, &request).await.unwrap();
             done.set(done.get() + 1);
         });
     }

@@ -21,6 +21,7 @@ use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
 use crate::pattern;
+use crate::told::carry_out;
 
 /// The disk's size, and the device's place on it.
 const DISK: u64 = 40;
@@ -76,10 +77,10 @@ impl Fixture {
             memory: Memory::payload(payload),
         };
         let (device, slot) = (self.device.clone(), Rc::new(RefCell::new(None)));
-        let done = slot.clone();
-        self.world
-            .executor
-            .spawn(async move { *done.borrow_mut() = Some(device.pass(&request).await) });
+        let (done, host) = (slot.clone(), self.world.host.clone());
+        self.world.executor.spawn(async move {
+            *done.borrow_mut() = Some(carry_out(&host, &*device, &request).await)
+        });
         assert!(self.world.run(STEPS), "a request does not end");
         let result = slot.borrow_mut().take();
         (result.expect("a request has no result"), self.world.host.take_payload(payload))

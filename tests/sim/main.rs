@@ -36,6 +36,7 @@ mod seeded;
 mod segments;
 mod stack;
 mod stacked;
+mod told;
 mod unmake;
 mod workload;
 

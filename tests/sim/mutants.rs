@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// All mutants, each with the workloads that should detect it first.
-const MUTANTS: [(Mutant, &str); 35] = [
+const MUTANTS: [(Mutant, &str); 37] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -43,6 +43,8 @@ const MUTANTS: [(Mutant, &str); 35] = [
     (Mutant::DepartedGoWithOrigin, "leaving"),
     (Mutant::ServedWithoutOrigin, "leaving"),
     (Mutant::LossForgotten, "unmarked"),
+    (Mutant::GivenUpAcknowledged, "unmarked"),
+    (Mutant::FirstDecidedOnce, "behaviour"),
     (Mutant::LastCommitIgnored, "unmarked"),
     (Mutant::NoSpaceInvalidates, "behaviour"),
     (Mutant::SnapshotBehindOrigin, "behaviour"),
@@ -85,6 +87,7 @@ fn kill_in_behaviour(mutant: Mutant) -> Option<(String, Vec<String>)> {
         Mutant::JoinAmongWrites => (0..3000).find_map(|seed| {
             behaviour::joins::join_among_discards(seed, Schedule::Priorities).err()
         }),
+        Mutant::FirstDecidedOnce => behaviour::joins::join_among_copies().err(),
         Mutant::NoSpaceInvalidates => {
             behaviour::no_space::data_of_a_snapshot_write(28).err().map(|fault| (fault, Vec::new()))
         }

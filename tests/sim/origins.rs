@@ -25,6 +25,7 @@ use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::pattern;
+use crate::told::carry_out;
 
 /// Sectors of an origin, and of a chunk.
 pub const SIZE: u64 = 16;
@@ -176,8 +177,8 @@ impl Fixture {
         let payload = self.world.host.add_payload(pattern::payload(tag, 0, CHUNK));
         let (sector, count) = (Sector(0), Sectors(CHUNK));
         let request = Request { kind, sector, count, memory: Memory::payload(payload) };
-        let device = device.clone();
-        let result = self.run(async move { device.pass(&request).await });
+        let (device, host) = (device.clone(), self.world.host.clone());
+        let result = self.run(async move { carry_out(&host, &*device, &request).await });
         let data = self.world.host.take_payload(payload);
         result.map(|()| data).map_err(|error| error.to_string())
     }

@@ -25,6 +25,7 @@ use dm_targets::units::{Sector, Sectors};
 use dm_targets::zero::target::Zero;
 
 use crate::pattern;
+use crate::told::carry_out;
 
 /// The size of each disk.
 const DISK: u64 = 24;
@@ -137,10 +138,10 @@ impl Fixture {
         let (sector, count) = (Sector(sector), Sectors(count));
         let request = Request { kind, sector, count, memory: Memory::payload(payload) };
         let (device, slot) = (self.device.clone(), Rc::new(RefCell::new(None)));
-        let done = slot.clone();
-        self.world
-            .executor
-            .spawn(async move { *done.borrow_mut() = Some(device.pass(&request).await) });
+        let (done, host) = (slot.clone(), self.world.host.clone());
+        self.world.executor.spawn(async move {
+            *done.borrow_mut() = Some(carry_out(&host, &*device, &request).await)
+        });
         assert!(self.world.run(STEPS), "a request does not end");
         let result = slot.borrow_mut().take();
         (result.expect("a request has no result"), self.world.host.take_payload(payload))

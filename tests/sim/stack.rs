@@ -9,6 +9,7 @@ use dm_targets::exec::Executor;
 use dm_targets::request::Request;
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::DiskConfig;
+use dm_targets::sim::host::SimHost;
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::journal::SimJournal;
 use dm_targets::sim::losses::SimLosses;
@@ -17,10 +18,12 @@ use dm_targets::sim::world::{Schedule, World};
 use dm_targets::snapshot::journal::{Journal, Journaled};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 
 use crate::pattern;
 use crate::stacked::Mirrors;
+use crate::told::carry_out;
 
 pub use crate::left::Left;
 
@@ -152,6 +155,7 @@ pub struct Stack {
     /// For each snapshot, whether it has left the origin.
     left: Vec<Cell<bool>>,
     copy: copy::Client,
+    host: Rc<SimHost>,
     discards: bool,
     below: Mirrors,
 }
@@ -160,17 +164,19 @@ impl Stack {
     /// Opens and activates everything; after an error nothing is left open.
     async fn open(
         executor: Executor,
-        host: Rc<dyn Host>,
+        machine: Rc<SimHost>,
         disks: Vec<Disk>,
         kept: Vec<(Rc<SimJournal>, Rc<SimLosses>)>,
         setup: Setup,
     ) -> Result<Stack, String> {
+        let host: Rc<dyn Host> = machine.clone();
         let (disks, below) = Mirrors::below(&executor, &host, disks, &setup).await?;
         let copy =
             copy::Client::new(&executor, &host, None).ok_or("no memory for a copy client")?;
         let origin = Origin::new(disks[0].clone(), copy.clone());
         let (snaps, left) = (Vec::new(), Vec::new());
-        let mut stack = Stack { origin, snaps, left, copy, discards: setup.discards, below };
+        let discards = setup.discards;
+        let mut stack = Stack { origin, snaps, left, copy, host: machine, discards, below };
         for ((snap, cow), (journal, losses)) in setup.snaps.iter().zip(&disks[1..]).zip(kept) {
             let journal = setup.journal.then_some(journal as Rc<dyn Journal>);
             if let Err(error) = stack.add(&executor, &host, snap, cow, journal, losses).await {
@@ -222,10 +228,11 @@ impl Stack {
 
     /// Carries out a request to a device; an error is returned as its text.
     pub async fn handle(self: Rc<Self>, device: usize, request: Request) -> Result<(), String> {
-        let result = match device.checked_sub(1) {
-            None => self.origin.handle(&request).await,
-            Some(snap) => self.snaps[snap].handle(&request).await,
+        let target = match device.checked_sub(1) {
+            None => Target::Origin(self.origin.clone()),
+            Some(snap) => Target::Snapshot(self.snaps[snap].clone()),
         };
+        let result = carry_out(&self.host, &target, &request).await;
         result.map_err(|error| error.to_string())
     }
 

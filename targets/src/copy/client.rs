@@ -100,6 +100,10 @@ impl Client {
         self.shared.budget.moved()
     }
 
+    pub(super) fn budget(&self) -> &Budget {
+        &self.shared.budget
+    }
+
     /// A job to fill. When dropped, it returns to the client with its memory.
     pub fn job(&self) -> JobLease {
         let job = self.shared.idle_jobs.borrow_mut().pop().unwrap_or_else(|| Box::new(Job::new()));

@@ -4,10 +4,28 @@
 //! Rule kept here: I6 (every started operation is awaited).
 
 use super::budget::Budget;
+use super::client::Client;
 use super::job::Job;
 use super::part::{Flags, SLICE_SECTORS, start_write};
-use crate::disk::{Disk, OpKind};
+use crate::disk::{Buffer, Disk, OpKind};
 use crate::units::{Sector, Sectors};
+
+impl Client {
+    /// Memory for the copy of a chunk by a request that carries the copy out itself, operation by
+    /// operation; [`Client::end_short`] returns it. `None` if there is none to spare, or copies are
+    /// throttled: then it is a job.
+    pub(crate) fn short_buffer(&self, count: Sectors) -> Option<Buffer> {
+        let budget = self.budget();
+        let fits = (1..=SLICE_SECTORS).contains(&count.0) && !budget.throttle().counts_time();
+        if fits { budget.spare_buffer(count.0) } else { None }
+    }
+
+    /// Such a copy has ended, of `moved` sectors.
+    pub(crate) fn end_short(&self, buffer: Buffer, moved: Sectors) {
+        self.budget().add_moved(moved.0);
+        self.budget().give_back(buffer);
+    }
+}
 
 impl Job {
     /// Carries the job out: copies from `source`.

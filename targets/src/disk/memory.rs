@@ -10,6 +10,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::task::Waker;
 
+use super::user_data::UserData;
+
 /// The payload of a request, with an identifier from the caller that received the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PayloadId(pub u32);
@@ -165,6 +167,9 @@ pub trait Host {
     fn now_ms(&self) -> u64;
     /// Wakes the task at or after `time_ms`.
     fn wake_at(&self, time_ms: u64, waker: &Waker);
+    /// Tells that what a request without a task waits for has happened, as a disk tells the
+    /// completion of an operation with this user data. Only for a host whose disks do that.
+    fn tell(&self, data: UserData);
 }
 
 /// A counted handle to a buffer of a [`Host`]; the buffer returns to the host when the last handle

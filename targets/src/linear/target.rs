@@ -2,10 +2,25 @@
 
 use std::cell::Cell;
 
-use crate::disk::{Disk, DiskError, Errno, FailedOp, Limits, OpKind};
+use crate::disk::{Disk, DiskError, Errno, FailedOp, Limits, OpKind, UserData};
 use crate::mutant::{self, Mutant};
-use crate::request::{Request, RequestKind, TargetError, pass_through};
+use crate::request::{Request, RequestKind, TargetError, op_kind, pass_through, payload};
 use crate::units::{Sector, Sectors};
+
+/// A request that was remapped: where on the disk.
+#[derive(Debug)]
+pub(crate) struct Sent(Sector);
+
+/// The kind of request that a range of a disk passes on.
+#[inline]
+fn written_as(kind: RequestKind) -> RequestKind {
+    match kind {
+        RequestKind::Write { .. } if mutant::is(Mutant::LinearFuaDropped) => {
+            RequestKind::Write { fua: false }
+        }
+        kind => kind,
+    }
+}
 
 /// A device that is a range of a disk.
 pub struct Linear {
@@ -55,19 +70,45 @@ impl Linear {
         let kind = match request.kind {
             RequestKind::Flush if mutant::is(Mutant::LinearFlushDropped) => return Ok(()),
             RequestKind::Flush => return Ok(self.disk.flush().await?),
-            RequestKind::Write { .. } if mutant::is(Mutant::LinearFuaDropped) => {
-                RequestKind::Write { fua: false }
-            }
-            kind => kind,
+            kind => written_as(kind),
         };
-        let end = request.sector.0.checked_add(request.count.0);
-        if end.is_none_or(|end| end > self.len.get().0) && !mutant::is(Mutant::LinearUnbounded) {
-            return Err(self.beyond(request).into());
-        }
-        let start = if mutant::is(Mutant::LinearOffsetDropped) { Sector(0) } else { self.start };
-        let sector = start.plus(Sectors(request.sector.0));
+        let Some(sector) = self.place_of(request) else { return Err(self.beyond(request).into()) };
         let moved = Request { kind, sector, ..request.clone() };
         Ok(pass_through(&self.disk, &moved).await?)
+    }
+
+    /// Where on its disk a request is; `None` if it is beyond the device.
+    #[inline]
+    fn place_of(&self, request: &Request) -> Option<Sector> {
+        let end = request.sector.0.checked_add(request.count.0);
+        if end.is_none_or(|end| end > self.len.get().0) && !mutant::is(Mutant::LinearUnbounded) {
+            return None;
+        }
+        let start = if mutant::is(Mutant::LinearOffsetDropped) { Sector(0) } else { self.start };
+        Some(start.plus(Sectors(request.sector.0)))
+    }
+
+    /// Starts a request that needs no task (`target/remap.rs`).
+    #[inline]
+    pub(crate) fn remap(&self, request: &Request, data: UserData) -> Option<Sent> {
+        if !self.disk.tells() || request.kind == RequestKind::Flush {
+            return None;
+        }
+        let sector = self.place_of(request)?;
+        let kind = op_kind(&self.disk, written_as(request.kind));
+        self.disk.send(kind, (sector, request.count), payload(request, Sectors(0)), data);
+        Some(Sent(sector))
+    }
+
+    #[inline]
+    pub(crate) fn end_io(
+        &self,
+        request: &Request,
+        sent: &Sent,
+        result: Result<(), Errno>,
+    ) -> Result<(), TargetError> {
+        let range = (sent.0, request.count);
+        Ok(self.disk.told(request.kind.into(), range, result)?)
     }
 
     /// The error of a request beyond the device's end. The kernel sends none; the sectors there

@@ -7,8 +7,9 @@
 
 use super::leg_set::LegSet;
 use super::legs::Failure;
+use super::stretch::Outcome;
 use super::target::{Mirror, State};
-use super::write::{Done, Outcome};
+use super::write::Done;
 use crate::disk::{Memory, Op, OpKind};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, TargetError};

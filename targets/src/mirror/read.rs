@@ -19,22 +19,22 @@ impl Mirror {
                 (self.region_of(sector), self.region_of(Sector(sector.0 + left.0 - 1)));
             let (_, span) = self.state.borrow().regions.alike_for_read(first, last);
             let count = self.until_end_of(RegionIndex(first.0 + span.count - 1), sector, left);
-            self.read_stretch(request, done, count).await?;
+            self.read_stretch(request, (done, count), LegSet::default(), None).await?;
             done.0 += count.0;
         }
         Ok(())
     }
 
-    /// Reads a part of a request, trying one leg after the other until a read succeeds.
-    async fn read_stretch(
+    /// Reads a part of a request, trying one leg after the other until a read succeeds: those that
+    /// have not been tried yet, the first with this error.
+    pub(super) async fn read_stretch(
         &self,
         request: &Request,
-        offset: Sectors,
-        count: Sectors,
+        (offset, count): (Sectors, Sectors),
+        mut tried: LegSet,
+        mut first_error: Option<DiskError>,
     ) -> Result<(), TargetError> {
         let sector = request.sector.plus(offset);
-        let mut tried = LegSet::default();
-        let mut first_error: Option<DiskError> = None;
         loop {
             let leg = self.pick_leg(sector, count, tried);
             let Some(leg) = leg else {
@@ -49,19 +49,32 @@ impl Mirror {
                 .end_read(leg, self.host.now_ms().saturating_sub(started_ms));
             match result {
                 Ok(()) => return Ok(()),
-                Err(error) if error.errno.is_unsupported() => return Err(error.into()),
                 Err(error) => {
-                    self.leg_failed(leg, Failure::Read, &error);
+                    let error = self.after_failed_read(leg, error, &mut tried)?;
                     first_error.get_or_insert(error);
-                    tried.add(leg);
                 }
             }
         }
     }
 
+    /// A leg has failed a read, and is not tried again; the error of a read that no disk supports.
+    pub(super) fn after_failed_read(
+        &self,
+        leg: usize,
+        error: DiskError,
+        tried: &mut LegSet,
+    ) -> Result<DiskError, TargetError> {
+        if error.errno.is_unsupported() {
+            return Err(error.into());
+        }
+        self.leg_failed(leg, Failure::Read, &error);
+        tried.add(leg);
+        Ok(error)
+    }
+
     /// Picks the leg for a read and begins the read. The regions are checked again for each
     /// attempt: they may have gone out of sync.
-    fn pick_leg(&self, sector: Sector, count: Sectors, tried: LegSet) -> Option<usize> {
+    pub(super) fn pick_leg(&self, sector: Sector, count: Sectors, tried: LegSet) -> Option<usize> {
         let State { regions, legs } = &mut *self.state.borrow_mut();
         let (first, last) =
             (self.region_of(sector), self.region_of(Sector(sector.0 + count.0 - 1)));

@@ -3,7 +3,7 @@
 //! Rule kept here: the other decision half of I7 (the beginning of a write returns the log batch
 //! that it must wait for).
 
-use super::regions::{Access, Regions, Span, Wake};
+use super::regions::{Access, Entry, Regions, Span, Wake};
 use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
 
@@ -44,6 +44,30 @@ impl Regions {
         let in_sync = self.in_sync.get(region.0);
         let access = if in_sync { Access::InSync } else { Access::OutOfSync };
         Some((access, self.begin_in(region.0, slot, mark, marked), slot))
+    }
+
+    /// The same for a write whose legs can be written in this step: the region is in sync, not
+    /// withheld, and marked in a batch that has ended, or there is no log to mark it in (I7).
+    /// Returns the entry; `None`, and begins nothing, otherwise.
+    #[inline]
+    pub fn begin_ready(
+        &mut self,
+        region: RegionIndex,
+        has_ended: impl FnOnce(u64) -> bool,
+    ) -> Option<u32> {
+        let unmarked = self.logged && self.clean.get(region.0);
+        if unmarked || !self.in_sync.get(region.0) || self.index.len() >= Self::MAX_ENTRIES {
+            return None;
+        }
+        // One that is made here is neither withheld nor waits for a batch.
+        let slot = self.slot_of(region.0);
+        let Entry { withheld, mark, .. } = self.entries[slot as usize];
+        let not_marked = !has_ended(mark) && !mutant::is(Mutant::LegBeforeMark);
+        if withheld && !mutant::is(Mutant::RecoveringNotHeld) || not_marked {
+            return None;
+        }
+        self.begin_in(region.0, slot, 0, |_| {});
+        Some(slot)
     }
 
     fn begin_in(

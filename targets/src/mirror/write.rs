@@ -9,26 +9,12 @@ use super::leg_ios::LegIos;
 use super::leg_set::LegSet;
 use super::legs::{Failure, Verdict};
 use super::regions::{Access, Regions, Span};
+use super::stretch::{Outcome, Stretch};
 use super::target::{LegParts, Mirror, Phase, State};
 use crate::disk::{DiskError, Errno, FailedOp, Io, Memory, Op, OpKind};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, payload};
 use crate::units::{RegionIndex, Sector, Sectors};
-
-/// A part of a write whose regions all have the same access; it has begun in each of them.
-#[derive(Clone, Copy)]
-struct Stretch {
-    span: Span,
-    sector: Sector,
-    /// Its offset in the request.
-    offset: Sectors,
-    count: Sectors,
-    in_sync: bool,
-    /// The log batch that marks its regions.
-    batch: u64,
-    /// The entry of its region, if it has only one.
-    entry: Option<u32>,
-}
 
 /// What the next part of a write has to do.
 enum Plan {
@@ -45,38 +31,6 @@ pub(super) enum Done {
     Yes,
     /// It was held, and the legs have changed since: retry.
     Again,
-}
-
-/// The errors of an operation on the legs.
-#[derive(Default)]
-pub(super) struct Outcome {
-    pub(super) failed: LegSet,
-    /// Legs that do not support the operation.
-    refused: LegSet,
-    /// One for each failed or refusing leg; allocates only on an error.
-    pub(super) errors: Vec<(usize, DiskError)>,
-}
-
-impl Outcome {
-    pub(super) fn missed(&self) -> LegSet {
-        LegSet(self.failed.0 | self.refused.0)
-    }
-
-    pub(super) fn add(&mut self, leg: usize, error: DiskError) {
-        if is_refusal(&error) { &mut self.refused } else { &mut self.failed }.add(leg);
-        self.errors.push((leg, error));
-    }
-
-    pub(super) fn first_error(&self) -> Option<DiskError> {
-        self.errors.first().map(|(_, error)| error.clone())
-    }
-}
-
-/// Whether a disk does not support an operation. Firmware without discards or flushes returns
-/// `EREMOTEIO`.
-fn is_refusal(error: &DiskError) -> bool {
-    let no_data = matches!(error.kind, OpKind::Discard | OpKind::Flush);
-    error.errno.is_unsupported() || no_data && error.errno == Errno::EREMOTEIO
 }
 
 impl Mirror {
@@ -208,7 +162,7 @@ impl Mirror {
     }
 
     /// Ends a stretch that not all legs have.
-    async fn end_unlike(
+    pub(super) async fn end_unlike(
         &self,
         request: &Request,
         stretch: &Stretch,
@@ -246,7 +200,8 @@ impl Mirror {
     }
 
     /// Ends a stretch, after its failures have been recorded in its regions.
-    fn end(&self, stretch: &Stretch) {
+    #[inline]
+    pub(super) fn end(&self, stretch: &Stretch) {
         // The time is used only for cleaning, which a log in memory does not need.
         let now_ms = if self.log.on_disk() { self.host.now_ms() } else { 0 };
         let wake = {

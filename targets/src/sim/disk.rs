@@ -18,46 +18,12 @@ use super::crash::{CrashKind, CrashSpace, Media};
 use super::host::SimHost;
 use super::image::{Image, SECTOR_LEN, SectorData, bytes_of, index, sectors_of};
 use super::mix;
-use crate::disk::{Backend, Disk, Errno, Limits, Memory, Op, OpId, OpKind};
+use crate::disk::{Backend, Completions, Disk, Errno, Limits, Memory, Op, OpId, OpKind, UserData};
 use crate::units::{SECTOR_BYTES, Sector, Sectors};
 
+pub use super::disk_config::DiskConfig;
 pub use super::fault::{Class, Fault, Matcher};
 pub use super::trace::Trace;
-
-/// The properties of a simulated disk.
-#[derive(Clone, Copy, Debug)]
-pub struct DiskConfig {
-    /// Its logical block, which survives a crash as a whole or not at all.
-    pub logical_block_bytes: u32,
-    /// Completed writes may be lost until flushed.
-    pub volatile_cache: bool,
-    /// What was written before a failed flush does not become durable by a later one.
-    pub failed_flush_loses: bool,
-    /// A write with FUA is a write and a flush: what was written before a failed one does not
-    /// become durable by a later flush.
-    pub failed_fua_loses: bool,
-    /// Largest discard; zero if there is none.
-    pub max_discard: Sectors,
-    /// Largest write-zeroes; zero if there is none.
-    pub max_write_zeroes: Sectors,
-    /// Operations complete when they are submitted: for reading an image without exploring
-    /// anything.
-    pub immediate: bool,
-}
-
-impl Default for DiskConfig {
-    fn default() -> DiskConfig {
-        DiskConfig {
-            logical_block_bytes: 512,
-            volatile_cache: true,
-            failed_flush_loses: false,
-            failed_fua_loses: false,
-            max_discard: Sectors(0),
-            max_write_zeroes: Sectors(0),
-            immediate: false,
-        }
-    }
-}
 
 struct Flight {
     op: Op,
@@ -69,6 +35,8 @@ struct Flight {
     held: bool,
     detached: bool,
     waker: Option<Waker>,
+    /// Its completion is told.
+    told_as: Option<UserData>,
     result: Option<Result<(), Errno>>,
 }
 
@@ -217,12 +185,16 @@ impl SimDisk {
         // The memory may be released from here on.
         flight.op.memory = Memory::None;
         flight.data.clear();
-        flight.result = Some(flight.errno.map_or(Ok(()), Err));
+        let result = flight.errno.map_or(Ok(()), Err);
+        flight.result = Some(result);
         if let Some(waker) = flight.waker.take() {
             waker.wake();
         }
         self.changes.set(self.changes.get() + 1);
-        if flight.detached {
+        if let Some(data) = flight.told_as {
+            flights.remove(&id.0);
+            self.host.told.tell(data, result);
+        } else if flight.detached {
             flights.remove(&id.0);
         }
     }
@@ -301,8 +273,8 @@ impl SimDisk {
     }
 }
 
-impl Backend for SimDisk {
-    fn start(&self, op: Op) -> OpId {
+impl SimDisk {
+    fn submit(&self, op: Op, told_as: Option<UserData>) -> OpId {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         if !matches!(op.kind, OpKind::Read | OpKind::Flush) {
@@ -317,6 +289,7 @@ impl Backend for SimDisk {
             op,
             detached: false,
             waker: None,
+            told_as,
             result: None,
         };
         if !flight.data.is_empty() {
@@ -327,6 +300,26 @@ impl Backend for SimDisk {
             self.complete(OpId(id));
         }
         OpId(id)
+    }
+}
+
+impl Completions for SimDisk {
+    fn send(&self, op: Op, data: UserData) {
+        self.submit(op, Some(data));
+    }
+
+    fn refuse(&self, data: UserData, errno: Errno) {
+        self.host.told.tell(data, Err(errno));
+    }
+}
+
+impl Backend for SimDisk {
+    fn start(&self, op: Op) -> OpId {
+        self.submit(op, None)
+    }
+
+    fn completions(self: Rc<Self>) -> Option<Rc<dyn Completions>> {
+        Some(self)
     }
 
     fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>> {

@@ -7,7 +7,8 @@
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
 
-use crate::disk::{BufferId, Host, Memory, PayloadId};
+use super::told::Told;
+use crate::disk::{BufferId, Host, Memory, PayloadId, UserData};
 
 /// Released buffers are kept for the next simulated machine, up to this many: allocating memory for
 /// each of a hundred thousand machines would take longer than everything else.
@@ -42,6 +43,8 @@ pub struct SimHost {
     payloads: RefCell<Vec<Option<Vec<u8>>>>,
     now_ms: Cell<u64>,
     timers: RefCell<Vec<(u64, Waker)>>,
+    /// Its requests that wait for completions.
+    pub told: Told,
 }
 
 impl SimHost {
@@ -54,6 +57,7 @@ impl SimHost {
             payloads: RefCell::default(),
             now_ms: Cell::new(0),
             timers: RefCell::default(),
+            told: Told::default(),
         }
     }
 
@@ -186,6 +190,10 @@ enum Range {
 }
 
 impl Host for SimHost {
+    fn tell(&self, data: UserData) {
+        self.told.tell(data, Ok(()));
+    }
+
     fn acquire(&self, len_bytes: u32) -> Option<BufferId> {
         if self.lent.get() >= self.limit.get() {
             return None;

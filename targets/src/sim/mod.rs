@@ -16,11 +16,13 @@
 
 pub mod crash;
 pub mod disk;
+pub mod disk_config;
 pub mod fault;
 pub mod host;
 pub mod image;
 pub mod journal;
 pub mod losses;
+pub mod told;
 pub mod trace;
 pub mod world;
 

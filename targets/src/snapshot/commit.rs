@@ -187,7 +187,7 @@ impl Snapshot {
             self.erase_journal();
         }
         for queue in self.waiting.borrow().iter() {
-            queue.wake_all();
+            queue.wake_all(&*self.host);
         }
         self.changed.wake_all();
         if !self.told.end.replace(true) {
@@ -198,7 +198,7 @@ impl Snapshot {
 
     pub(super) fn wake_waiting(&self, slot: u32) {
         if let Some(queue) = self.waiting.borrow().get(slot as usize) {
-            queue.wake_all();
+            queue.wake_all(&*self.host);
         }
     }
 

@@ -129,9 +129,10 @@
 //! state is borrowed, never locked, and never borrowed across an await.
 
 mod commit;
-mod direct;
+pub(crate) mod direct;
 mod ending;
 pub mod exceptions;
+pub(crate) mod first;
 pub mod format;
 mod grow;
 pub mod journal;
@@ -150,6 +151,8 @@ mod merge_state;
 mod merge_tail;
 mod no_space;
 pub mod origin;
+mod origin_direct;
+mod origin_first;
 mod origin_flush;
 mod origin_gate;
 mod origin_join;

@@ -14,6 +14,7 @@ use super::Event;
 use super::exceptions::{Exceptions, Health, PendingId};
 use super::target::{OnFull, Snapshot};
 use crate::disk::DiskError;
+use crate::mutant::{self, Mutant};
 use crate::request::{Request, TargetError};
 use crate::units::{Chunk, Sectors};
 
@@ -102,8 +103,16 @@ impl Snapshot {
     /// # Errors
     /// They have been.
     pub(super) fn still_takes(&self, request: &Request, done: Sectors) -> Result<(), TargetError> {
-        let taken = self.health() != Health::Overflowed || self.has_taken(request, done);
-        if taken { Ok(()) } else { Err(TargetError::Full) }
+        let given_up = match self.health() {
+            Health::Overflowed => TargetError::Full,
+            // The mark is being made again: what was pending has been given up before. (It is still
+            // there while the mark is made for the first time.)
+            Health::Invalidating if !mutant::is(Mutant::GivenUpAcknowledged) => {
+                TargetError::Invalid
+            }
+            _ => return Ok(()),
+        };
+        if self.has_taken(request, done) { Ok(()) } else { Err(given_up) }
     }
 
     fn has_taken(&self, request: &Request, done: Sectors) -> bool {

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::exceptions::{OriginStep, PendingId};
+use super::first::Firsts;
 use super::losses::{Departed, Loss, LossRecord};
 use super::origin_flush::Flushes;
 use super::origin_gate::Gate;
@@ -35,6 +36,8 @@ pub struct Origin {
     /// Some of that snapshot is on the disk and some is not: the disk shows neither.
     pub(super) mixed: Cell<bool>,
     flushes: Flushes,
+    /// First writes without a task.
+    pub(super) firsts: RefCell<Firsts>,
     /// Lists of created exceptions, kept for the next write.
     lists: RefCell<Vec<Vec<Created>>>,
 }
@@ -67,6 +70,7 @@ impl Origin {
             merging: Cell::new(false),
             mixed: Cell::new(false),
             flushes: Flushes::default(),
+            firsts: RefCell::default(),
             lists: RefCell::default(),
         })
     }
@@ -233,7 +237,7 @@ impl Origin {
 
     /// Whether a write passes in this step without a question to any snapshot.
     #[inline]
-    fn lets_pass(&self, sector: Sector, count: Sectors) -> bool {
+    pub(super) fn lets_pass(&self, sector: Sector, count: Sectors) -> bool {
         let has_no_snapshots = || self.snapshots.borrow().is_empty();
         self.gate.is_open() && (self.preserved.borrow().has(sector, count) || has_no_snapshots())
     }

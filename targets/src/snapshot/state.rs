@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::Waker;
 
 use super::format::Record;
 use super::origin_gate::Gate;
 use super::preserved;
+use crate::disk::{Host, UserData};
 use crate::exec::WaitQueue;
 
 /// The phases of the committer.
@@ -41,6 +43,34 @@ impl Committer {
             self.phase.set(Phase::Closing);
         }
         self.wanted.wake_all();
+    }
+}
+
+/// Who waits for a pending exception.
+#[derive(Default)]
+pub(super) struct Waiters {
+    tasks: WaitQueue,
+    /// The request without a task that has created it.
+    creator: Cell<Option<UserData>>,
+}
+
+impl Waiters {
+    /// Has a task woken with the others.
+    pub(super) fn add(&self, waker: &Waker) {
+        self.tasks.add(waker);
+    }
+
+    /// Has the request told that has created the exception.
+    pub(super) fn set_creator(&self, data: UserData) {
+        self.creator.set(Some(data));
+    }
+
+    /// Something has changed: each checks again.
+    pub(super) fn wake_all(&self, host: &dyn Host) {
+        self.tasks.wake_all();
+        if let Some(data) = self.creator.take() {
+            host.tell(data);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::origin_gate::Gate;
 pub use super::parts::{OnFull, Options, Parts};
 use super::preserved;
 use super::ranges::IdleRuns;
-use super::state::{Committer, Inherited, Joined, Told};
+use super::state::{Committer, Inherited, Joined, Told, Waiters};
 use super::store::Store;
 use super::store_error::StoreError;
 use super::store_open::OpenStore;
@@ -50,7 +50,7 @@ pub struct Snapshot {
     pub(super) listener: Rc<dyn Fn(Event)>,
     pub(super) state: RefCell<Exceptions>,
     /// Waiters of each pending exception, by slot.
-    pub(super) waiting: RefCell<Vec<WaitQueue>>,
+    pub(super) waiting: RefCell<Vec<Waiters>>,
     /// Waiters for anything else: drained reads, the end of invalidation, room for more pending
     /// exceptions.
     pub(super) changed: WaitQueue,
@@ -258,14 +258,26 @@ impl Snapshot {
         self.state.borrow().before_origin_write(chunk)
     }
 
-    /// Allocates an exception for an origin write and adds its copy to the job. `Err` if there is
-    /// no room for more pending exceptions; `Ok(None)` if the COW is full, in which case
-    /// invalidation has begun.
+    /// Allocates an exception for an origin write and adds its copy to the job. Errors as
+    /// [`Snapshot::begin_exception`].
     pub(super) fn begin_copy_out(
         &self,
         chunk: Chunk,
         job: &mut Job,
     ) -> Result<Option<PendingId>, Crowded> {
+        let Some((id, at)) = self.begin_exception(chunk)? else { return Ok(None) };
+        let (from, count) = (self.chunk_size.start_of(chunk), self.origin_part(chunk));
+        job.parts.push(Part { from, count, to: self.cow.clone(), at, failed: false });
+        Ok(Some(id))
+    }
+
+    /// Allocates an exception for an origin write; returns where its copy goes on the COW. `Err` if
+    /// there is no room for more pending exceptions; `Ok(None)` if the COW is full, in which case
+    /// invalidation has begun.
+    pub(super) fn begin_exception(
+        &self,
+        chunk: Chunk,
+    ) -> Result<Option<(PendingId, Sector)>, Crowded> {
         let mut state = self.state.borrow_mut();
         if state.pending() >= MAX_PENDING {
             return Err(Crowded);
@@ -277,11 +289,8 @@ impl Snapshot {
         };
         let id = state.begin(Record { old: chunk, new });
         state.wanted_by_origin(id);
-        let (from, count) = (self.chunk_size.start_of(chunk), self.origin_part(chunk));
-        let at = self.chunk_size.start_of_cow(new);
-        job.parts.push(Part { from, count, to: self.cow.clone(), at, failed: false });
-        self.count_copies(1, count.bytes());
-        Ok(Some(id))
+        self.count_copies(1, self.origin_part(chunk).bytes());
+        Ok(Some((id, self.chunk_size.start_of_cow(new))))
     }
 
     /// Requests the record of a pending exception, and waits until it is complete or given up.
@@ -311,13 +320,17 @@ impl Snapshot {
             if ready(&self.state.borrow()) {
                 return Poll::Ready(());
             }
-            let (slot, mut waiting) = (id.slot as usize, self.waiting.borrow_mut());
-            if waiting.len() <= slot {
-                waiting.resize_with(slot + 1, WaitQueue::default);
-            }
-            waiting[slot].add(cx.waker());
+            self.with_waiters(id, |waiters| waiters.add(cx.waker()));
             Poll::Pending
         })
+    }
+
+    pub(super) fn with_waiters(&self, id: PendingId, with: impl FnOnce(&Waiters)) {
+        let (slot, mut waiting) = (id.slot as usize, self.waiting.borrow_mut());
+        if waiting.len() <= slot {
+            waiting.resize_with(slot + 1, Waiters::default);
+        }
+        with(&waiting[slot]);
     }
 
     /// Waits until there is room for pending exceptions, or the snapshot is no longer kept.

@@ -17,6 +17,8 @@ mod carried_stack;
 mod carried_tables;
 mod carried_twice;
 mod carried_upgrade;
+#[path = "../told.rs"]
+mod carry_out;
 mod claims;
 mod commands;
 mod contents;

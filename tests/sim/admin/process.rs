@@ -6,6 +6,7 @@ use dm_targets::device::Device;
 use dm_targets::disk::Host;
 use dm_targets::exec::Executor;
 
+use super::carry_out::carry_out;
 use super::kernel::Pending;
 use super::machine::SimMachine;
 use super::site::Site;
@@ -81,7 +82,8 @@ pub(super) fn pass_to(
     let (request, result) = (pending.request.clone(), pending.result.clone());
     let (site, device) = (site.clone(), device.clone());
     executor.spawn(async move {
-        let outcome = device.pass(&request).await.map_err(|error| error.to_string());
+        let outcome = carry_out(&site.host, &*device, &request).await;
+        let outcome = outcome.map_err(|error| error.to_string());
         // Actions of a process after its end have no effect.
         if !site.is_dead() {
             *result.borrow_mut() = Some(outcome);

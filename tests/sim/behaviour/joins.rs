@@ -1,6 +1,6 @@
 //! Snapshots that join an origin while it is busy.
 
-use dm_targets::sim::disk::DiskConfig;
+use dm_targets::sim::disk::{Class, DiskConfig, Matcher};
 use dm_targets::sim::world::Schedule;
 use dm_targets::snapshot::target::OnFull;
 use dm_targets::units::Sectors;
@@ -100,4 +100,37 @@ fn a_discard_that_is_passed_down_changes_the_origin() {
     fixture.run(1, pattern::DISCARD, 0, 4).unwrap();
     assert!(fixture.origin.is_changed());
     fixture.close();
+}
+
+/// A snapshot joins while the first write of a chunk waits for its copy to the other one: it has
+/// the chunk as well. `Err` says what is wrong, and what led to it.
+pub fn join_among_copies() -> Result<(), (String, Vec<String>)> {
+    let mut fixture = Fixture::new(16, calm(), 0, Schedule::InOrder);
+    let cow = fixture.add(4, 60, OnFull::Invalidate, calm());
+    let late = fixture.open(4, 60, OnFull::Invalidate, calm());
+    // The write of the copy, not of metadata, which is in the second chunk.
+    cow.hold(Matcher { class: Class::Write, first: 8, end: 60 });
+    let written = fixture.start(0, 100, 0, 4);
+    fixture.world.run(10_000);
+    let joined = fixture.join(&late);
+    drop(late);
+    fixture.world.run(10_000);
+    assert!(joined.borrow().is_some() && written.borrow().is_none());
+    cow.release();
+    fixture.world.run(10_000);
+    written.borrow_mut().take().expect("it ends").expect("its disk has not failed");
+    for snap in [1, 2] {
+        let shown = fixture.run(snap, 0, 0, 4).unwrap();
+        if shown[3] != pattern::sector(pattern::ORIGIN, 3) {
+            let fault = format!("snap{snap} shows a write of the origin");
+            return Err((fault, fixture.world.trace.lines()));
+        }
+    }
+    fixture.close();
+    Ok(())
+}
+
+#[test]
+fn a_snapshot_that_joins_while_a_chunk_is_copied_has_it_too() {
+    join_among_copies().unwrap();
 }

@@ -8,6 +8,7 @@ use dm_targets::copy;
 use dm_targets::disk::{Disk, Host, Memory};
 use dm_targets::exec::Executor;
 use dm_targets::request::{Request, RequestKind};
+use dm_targets::sim::host::SimHost;
 use dm_targets::sim::image::SectorData;
 use dm_targets::sim::journal::SimJournal;
 use dm_targets::sim::losses::SimLosses;
@@ -19,9 +20,11 @@ use dm_targets::snapshot::merge::{Bounds, Merge};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::stack::{Setup, SnapSetup};
+use crate::told::carry_out;
 
 /// A family with a merge: the first snapshot of the set-up is the one that is merged, the device 0
 /// is the merge, and the device N the snapshot N of the set-up's.
@@ -56,6 +59,7 @@ pub struct Family {
 pub struct Ground {
     pub executor: Executor,
     pub host: Rc<dyn Host>,
+    machine: Rc<SimHost>,
     pub disks: Vec<Disk>,
     pub kept: Vec<(Rc<SimJournal>, Rc<SimLosses>)>,
     pub copy: copy::Client,
@@ -74,7 +78,8 @@ impl Ground {
         let kept = world.journals().iter().cloned().zip(world.losses().iter().cloned()).collect();
         let (store, origin) = (StoreId([7; 16]), "origin".to_owned());
         let ownership = Ownership { store, origin, adopt: false };
-        Ground { executor, host, disks, kept, copy, merge_copy, plan: plan.clone(), ownership }
+        let (machine, plan) = (world.host.clone(), plan.clone());
+        Ground { executor, host, machine, disks, kept, copy, merge_copy, plan, ownership }
     }
 
     /// The parts of a snapshot.
@@ -199,13 +204,14 @@ impl Family {
 
     /// Carries a request out.
     pub async fn handle(self: Rc<Self>, device: usize, request: Request) -> Result<(), String> {
-        let result = match device.checked_sub(1) {
-            None => self.merge.handle(&request).await,
+        let target = match device.checked_sub(1) {
+            None => Target::Merge(self.merge.clone()),
             Some(_) => match self.snap(device) {
-                Some(snap) => snap.handle(&request).await,
+                Some(snap) => Target::Snapshot(snap),
                 None => return Err("it is not there".into()),
             },
         };
+        let result = carry_out(&self.ground.machine, &target, &request).await;
         result.map_err(|error| error.to_string())
     }
 

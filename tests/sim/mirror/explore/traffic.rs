@@ -12,6 +12,7 @@ use dm_targets::disk::{Memory, PayloadId};
 use dm_targets::mirror::target::{LegParts, Mirror};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::image::SectorData;
+use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
 use super::super::fixture::{Slot, disks};
@@ -20,6 +21,7 @@ use super::tables::SPARE_IDENTITY;
 use super::{Admin, Run, When};
 use crate::model::{Moment, Ticket};
 use crate::pattern;
+use crate::told::carry_out;
 use crate::workload::{Kind, Op};
 
 /// A request that has not ended.
@@ -77,8 +79,9 @@ impl Run<'_> {
         };
         let (result, mirror) = (Slot::default(), self.mirror.clone().unwrap());
         let slot: Slot<Result<(), TargetError>> = result.clone();
+        let host = self.world.host.clone();
         self.world.executor.spawn(async move {
-            let outcome = mirror.handle(&request).await;
+            let outcome = carry_out(&host, &Target::Mirror(mirror), &request).await;
             *slot.borrow_mut() = Some(outcome);
         });
         self.in_flight.push(InFlight { op, id, ticket, payload, result });
