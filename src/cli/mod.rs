@@ -31,6 +31,7 @@ mod recover;
 mod remove;
 mod rename;
 mod results;
+mod running;
 mod save;
 mod service;
 mod show;

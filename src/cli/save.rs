@@ -2,8 +2,13 @@
 //!
 //! Rules kept here: a line that is written makes the same device after the next start of the
 //! machine. So disks are named by what stays the same, a mirror is not told again that its legs are
-//! equal, and a device of which no line can say that is refused. What a person wrote stays:
-//! comments, other lines, and the options of the lines that are renewed.
+//! equal, and a device of which no line can say that is refused. No device has two lines: one that
+//! was renamed has that of its former name. What a person wrote stays: comments, other lines, and
+//! the options of the lines that are renewed.
+
+mod beside;
+mod names;
+mod tables;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,10 +18,13 @@ use dm_targets::table::{Table, TargetParams};
 
 use serde_json::json;
 
+use self::names::{Device, Names};
+use self::tables::Machine;
 use super::args::Common;
 use super::client::{Family, Known, open_rundir};
 use super::json;
 use super::results;
+use super::running::Running;
 use super::stand_in;
 use super::terminal::print;
 use super::verdict::verdict;
@@ -24,6 +32,7 @@ use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceReport, DeviceState, OnServerDeath};
 use crate::rundir::durable;
 use crate::storage::{DiskId, lasting_path, ublk_number};
+use crate::tab::change::{Line, changed};
 use crate::tab::{Disk, Entry, Options, Tab, files};
 
 /// What serializes the commands that write the tab file.
@@ -37,7 +46,8 @@ pub(super) fn save(words: &[String], stdout: bool) -> Result<(), Failure> {
     let rundir = open_rundir()?;
     let prints = stdout || words.iter().any(|word| word == STDOUT);
     let words: Vec<&String> = words.iter().filter(|word| *word != STDOUT).collect();
-    let known = Known::of(&rundir)?;
+    let running = Running::of(&rundir)?;
+    let known = running.known();
     let states: Vec<DeviceState> =
         rundir.states_beside(None)?.into_iter().flat_map(|state| state.devices).collect();
     let (mut chosen, mut problems) = (Vec::new(), Vec::new());
@@ -57,7 +67,7 @@ pub(super) fn save(words: &[String], stdout: bool) -> Result<(), Failure> {
     let _lock = if prints { None } else { Some(rundir.lock_family(LOCK, "save")?) };
     let tab = files::read()?;
     let text = files::text_of(&tab.path)?;
-    let saving = Saving { known: &known, states: &states, tab: &tab };
+    let saving = Saving::of(&running, &states, &tab);
     let mut devices = Vec::new();
     for device in chosen {
         match saving.line(device) {
@@ -74,12 +84,14 @@ pub(super) fn save(words: &[String], stdout: bool) -> Result<(), Failure> {
             Err(why) => problems.push(why.context(&device.name)),
         }
     }
-    devices.retain(|line| !saving.is_beside(&line.0, &line.1, &mut problems));
-    let (lines, new, more) = files::changed(&text, &devices);
+    devices.retain(|line| !saving.is_beside(line, &mut problems));
+    saving.refuse_taken_names(&mut devices, &mut problems);
+    let (lines, new, more) = changed(&text, &devices);
     problems.extend(more);
     let writes = !prints && new != text;
     if writes {
         write(&tab.path, &new)?;
+        devices.iter().for_each(|line| saving.tell_of_name(line));
     }
     let file = tab.path.display();
     let object = || json!({ "file": file.to_string(), "written": writes, "lines": lines });
@@ -100,14 +112,44 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 
 /// What the lines of devices depend on.
 struct Saving<'a> {
+    running: &'a Running,
     known: &'a Known,
     states: &'a [DeviceState],
     tab: &'a Tab,
+    /// The names of devices, by those that their lines have.
+    names: Names,
 }
 
-impl Saving<'_> {
+impl<'a> Saving<'a> {
+    fn of(running: &'a Running, states: &'a [DeviceState], tab: &'a Tab) -> Saving<'a> {
+        let known = running.known();
+        let mut saving = Saving { running, known, states, tab, names: Names::new() };
+        let uuid = |id| states.iter().find(|one| one.id == id)?.spec.options.uuid.as_deref();
+        let devices = known.devices().into_iter().filter(|device| !stand_in::is_one(device));
+        let devices = devices.map(|it| Device { name: &it.name, id: it.id, uuid: uuid(it.id) });
+        let tables = Machine { running, states };
+        saving.names = names::find(&tab.entries, &devices.collect::<Vec<_>>(), &tables);
+        saving
+    }
+
+    /// The name on a device's line, or what it is to be.
+    fn name_on_line<'b>(&'b self, name: &'b str) -> &'b str {
+        let former = self.names.iter().find(|(_, new)| *new == name).map(|(old, _)| old.as_str());
+        former.unwrap_or(name)
+    }
+
+    /// The line of a device, which may be of another name.
+    fn entry(&self, name: &str) -> Option<&'a Entry> {
+        let on_line = self.name_on_line(name);
+        // The line with its name may be another device's.
+        if on_line == name && self.names.contains_key(name) {
+            return None;
+        }
+        self.tab.find(on_line).ok()
+    }
+
     /// The line of a device, in parts; `None`: the device ends with the machine.
-    fn line(&self, device: &DeviceReport) -> Result<Option<(String, Table, Options)>, Failure> {
+    fn line(&self, device: &DeviceReport) -> Result<Option<Line>, Failure> {
         let state = self.states.iter().find(|state| state.device() == device.device());
         let state = state.ok_or("it is not in its server's state file")?;
         let name = state.name.clone();
@@ -133,12 +175,13 @@ impl Saving<'_> {
         }
         self.put_back_lost_legs(&name, &mut table)?;
         let table = table.with_devices(|word| Ok::<_, Failure>(self.word(word)))?;
-        if state.spec.force && self.tab.find(&name).is_err() {
+        if state.spec.force && self.entry(&name).is_none() {
             log::warn!("{name}: it was made with --force, which is not saved");
         }
         let options = self.options(device, state, &table);
-        self.warn_of_twin(&name, &options);
-        Ok(Some((name, table, options)))
+        self.warn_of_twin(device, &options);
+        let was = self.name_on_line(&name).to_owned();
+        Ok(Some(Line { name, was, table, options }))
     }
 
     /// Puts the disks of its line in the place of the devices that stand in for a mirror's legs:
@@ -146,8 +189,8 @@ impl Saving<'_> {
     fn put_back_lost_legs(&self, name: &str, table: &mut Table) -> Result<(), Failure> {
         let TargetParams::Mirror(mirror) = &mut table.params else { return Ok(()) };
         let count = mirror.legs.len();
-        let line = match self.tab.find(name).map(|entry| &entry.table.params) {
-            Ok(TargetParams::Mirror(line)) if line.legs.len() == count => Some(line),
+        let line = match self.entry(name).map(|entry| &entry.table.params) {
+            Some(TargetParams::Mirror(line)) if line.legs.len() == count => Some(line),
             _ => None,
         };
         for (at, leg) in mirror.legs.iter_mut().enumerate() {
@@ -165,12 +208,59 @@ impl Saving<'_> {
         Ok(())
     }
 
-    /// Warns of another line for the same device, as `rename` leaves one.
-    fn warn_of_twin(&self, name: &str, options: &Options) {
-        let has = |it: &&Entry| it.options.uuid.is_some() && it.options.uuid == options.uuid;
-        let twin = self.tab.entries.iter().filter(|it| it.name != name).find(has);
-        if let Some(twin) = twin {
-            log::warn!("{name}: {}: {} has the same uuid: remove that line", twin.place, twin.name);
+    /// Warns of another line that may be for the same device.
+    fn warn_of_twin(&self, device: &DeviceReport, options: &Options) {
+        let name = device.name.as_str();
+        let (is_new, own) = (self.entry(name).is_none(), self.name_on_line(name));
+        for twin in self.tab.entries.iter().filter(|it| it.name != own) {
+            let has_uuid = twin.options.uuid.is_some() && twin.options.uuid == options.uuid;
+            let is_up = self.running.device(&twin.name).is_some();
+            let has_disks = !twin.table.params.devices().is_empty();
+            let same = || !is_up && has_disks && self.running.has_table_of(device, twin);
+            let what = match has_uuid {
+                true => "uuid",
+                false if is_new && same() => "table",
+                false => continue,
+            };
+            let Entry { place, name: other, .. } = twin;
+            log::warn!("{name}: {place}: {other} has the same {what}: remove one of the lines");
+        }
+    }
+
+    /// The number for the line of a device, unless another line has it: `up` could not make both.
+    fn number(&self, name: &str, id: u32) -> Option<u32> {
+        let own = self.name_on_line(name);
+        let has_it = |it: &&Entry| it.name != own && it.options.id == Some(id);
+        let other = self.tab.entries.iter().find(has_it).filter(|_| self.entry(name).is_none());
+        if let Some(Entry { place, name: other, .. }) = other {
+            log::warn!("{name}: saved without its number: {place}: {other} has id={id}");
+        }
+        other.is_none().then_some(id)
+    }
+
+    /// Takes out devices whose name is on the line of another one that is not saved with them.
+    fn refuse_taken_names(&self, lines: &mut Vec<Line>, problems: &mut Vec<Reason>) {
+        let saved: Vec<String> = lines.iter().map(|line| line.name.clone()).collect();
+        lines.retain(|line| {
+            let name = &line.name;
+            let Some(other) = self.names.get(name).filter(|other| !saved.contains(other)) else {
+                return true;
+            };
+            let why = format!(
+                "{name}: the line with this name is that of {other}, which was renamed: run \
+                 `ublk-dm save {name} {other}`"
+            );
+            problems.push(why.into());
+            false
+        });
+    }
+
+    /// Says that a line has another name now.
+    fn tell_of_name(&self, Line { name, was, .. }: &Line) {
+        let Ok(Entry { place, .. }) = self.tab.find(was) else { return };
+        if was != name {
+            let what = "fstab and services that have the old name are yours to change";
+            log::warn!("{name}: {place}: the line of {was}, as it was called, is renamed; {what}");
         }
     }
 
@@ -180,7 +270,7 @@ impl Saving<'_> {
         let default = Common::unnamed();
         let fails = options.recovery && options.on_server_death == OnServerDeath::Fail;
         Options {
-            id: Some(state.id),
+            id: self.number(&state.name, state.id),
             queues: (options.queues != default.queues).then_some(options.queues),
             depth: (options.depth != default.depth).then_some(options.depth),
             read_only: options.read_only,
@@ -212,43 +302,44 @@ impl Saving<'_> {
     fn beside(&self, device: &DeviceReport, state: &DeviceState) -> Option<String> {
         let has = |family: &&Family| family.devices.iter().any(|it| it.id == device.id);
         let family = self.known.families.iter().find(has)?;
-        let is_first = |one: &&DeviceState| {
-            let is_here = family.devices.iter().any(|it| it.device() == one.device());
-            is_here && disk_of_ranges(one).is_some() && one.lower().next().is_none()
+        let is_here = |one: &&DeviceState| {
+            let mut here = family.devices.iter().filter(|it| !stand_in::is_one(it));
+            here.any(|it| it.device() == one.device())
         };
-        let first = self.states.iter().filter(is_first).min_by_key(|one| one.id)?;
-        let (own, its) = (disk_of_ranges(state)?, disk_of_ranges(first)?);
-        let is_apart = first.id != state.id && own != its && state.lower().next().is_none();
-        is_apart.then(|| first.name.clone())
+        let family: Vec<&DeviceState> = self.states.iter().filter(is_here).collect();
+        let id = |word: &str| DiskId::of_path(Path::new(word)).ok();
+        let same = |one: &str, other: &str| {
+            one == other || id(one).is_some_and(|it| id(other) == Some(it))
+        };
+        beside::beside(state, &family, &same).map(|one| one.name.clone())
     }
 
     /// Whether a device has its line in a file beside the tab file, which is not written.
-    fn is_beside(&self, name: &str, table: &Table, problems: &mut Vec<Reason>) -> bool {
-        let Ok(entry) = self.tab.find(name) else { return false };
+    fn is_beside(&self, line: &Line, problems: &mut Vec<Reason>) -> bool {
+        let (name, table) = (&line.name, &line.table);
+        let Some(entry) = self.entry(name) else { return false };
         if entry.place.file == self.tab.path {
             return false;
         }
-        let plain = |table: &Table| {
-            table.with_devices(|word| {
-                Ok::<_, Failure>(match Disk::of(word) {
-                    Disk::Named(name) => name.to_owned(),
-                    Disk::Path(path) => self.word(path),
-                })
-            })
-        };
-        if plain(&entry.table).ok() != plain(table).ok() {
+        if entry.name != *name {
+            let why = format!("{name}: {} has it as {}: change it there", entry.place, entry.name);
+            problems.push(why.into());
+        } else if self.plain(&entry.table).ok() != self.plain(table).ok() {
             let why = format!("{name}: {} has another table: change it there", entry.place);
             problems.push(why.into());
         }
         true
     }
-}
 
-/// The first disk of a device that is made of ranges.
-fn disk_of_ranges(state: &DeviceState) -> Option<&str> {
-    let table = &state.spec.table;
-    table.params.segments(table.len)?;
-    table.params.family().disk
+    /// A table with the words that a line has for its disks.
+    fn plain(&self, table: &Table) -> Result<Table, Failure> {
+        table.with_devices(|word| {
+            Ok::<_, Failure>(match Disk::of(word) {
+                Disk::Named(name) => name.to_owned(),
+                Disk::Path(path) => self.word(path),
+            })
+        })
+    }
 }
 
 /// The leg that a mirror without a log on a disk is read from, if it is not the first: only this

@@ -10,7 +10,6 @@
 mod lost;
 mod numbers;
 pub(super) mod plan;
-mod running;
 mod spec;
 pub(super) mod unmerged;
 mod work;
@@ -20,7 +19,6 @@ use std::time::Duration;
 
 use self::numbers::numbers;
 use self::plan::Plan;
-use self::running::Running;
 use self::work::{State, Work};
 use super::add;
 use super::args;
@@ -29,6 +27,7 @@ use super::interrupt::Interrupt;
 use super::json;
 use super::recover;
 use super::results::{self, Named};
+use super::running::Running;
 use super::side_by_side;
 use super::stand_in;
 use super::terminal::print;

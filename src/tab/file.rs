@@ -1,12 +1,9 @@
-//! The text of a tab file: what its lines say, and the same text with some lines changed.
+//! The text of a tab file: what its lines say.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use dm_targets::table::Table;
-
-use super::line::{Entry, Place, line_of, line_with, name_on, options_on};
-use super::options::Options;
+use super::line::{Entry, Place, name_on};
 use crate::failure::{Failure, Kind};
 
 /// What the tab file and the files beside it say.
@@ -108,41 +105,6 @@ impl Tab {
     }
 }
 
-/// The line of a device in a text in which it has a line already, whose options stay as they are
-/// written; or a new line.
-///
-/// # Errors
-/// The table has something that no line can have.
-pub(super) fn renewed(
-    text: &str,
-    name: &str,
-    table: &Table,
-    options: &Options,
-) -> Result<String, Failure> {
-    match line_with_name(text, name) {
-        None => line_of(name, table, options),
-        Some((_, line)) => line_with(name, table, &options_on(line).unwrap_or_default()),
-    }
-}
-
-/// The text with these lines for these names: in the place of the line that a name has, or at the
-/// end. All other lines stay as they are.
-pub(super) fn with_lines(text: &str, lines: &[(String, String)]) -> String {
-    let mut all: Vec<String> = text.lines().map(str::to_owned).collect();
-    for (name, line) in lines {
-        match line_with_name(text, name) {
-            Some((at, _)) => all[at].clone_from(line),
-            None => all.push(line.clone()),
-        }
-    }
-    all.into_iter().map(|line| line + "\n").collect()
-}
-
-/// The first line with a name, and its index.
-fn line_with_name<'a>(text: &'a str, name: &str) -> Option<(usize, &'a str)> {
-    text.lines().enumerate().find(|(_, line)| name_on(line).as_deref() == Some(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,20 +143,5 @@ mod tests {
         assert_eq!(why.to_string(), "b: on several lines: /t0:2, /t1:1");
         assert_eq!(tab.wrong.len(), 1);
         assert!(tab.wrong[0].may_have(|word| word == "/y"));
-    }
-
-    #[test]
-    fn a_new_text_changes_only_its_own_lines() {
-        let text = "# mine\na \"0 8 zero\" nofail,x-y=1\n\n  b  \"0 8 linear /b 0\"\nwrong\n";
-        let table = Table::parse("0 16 linear /c 0").unwrap();
-        let options = Options { id: Some(3), ..Options::default() };
-        let line = |name: &str| (name.to_owned(), renewed(text, name, &table, &options).unwrap());
-        let new = with_lines(text, &[line("a"), line("c"), line("b")]);
-        let expected = "# mine\na  \"0 16 linear /c 0\"  nofail,x-y=1\n\nb  \"0 16 linear /c \
-                        0\"\nwrong\nc  \"0 16 linear /c 0\"  id=3\n";
-        assert_eq!(new, expected);
-        assert_eq!(with_lines(&new, &[]), new);
-        assert_eq!(with_lines("", &[line("c")]), "c  \"0 16 linear /c 0\"  id=3\n");
-        assert_eq!(with_lines("# no end", &[line("c")]).lines().count(), 2);
     }
 }

@@ -4,10 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use dm_targets::table::Table;
-
-use super::file::{Tab, Wrong, renewed, with_lines};
-use super::options::Options;
+use super::file::{Tab, Wrong};
 use crate::failure::Failure;
 
 /// The tab file unless [`VARIABLE`] is set.
@@ -106,23 +103,6 @@ pub fn text_of(file: &Path) -> Result<String, Failure> {
             String::from_utf8(bytes).map_err(|_| Failure::at(file, "it is no text in UTF-8"))
         }
     }
-}
-
-/// The lines of devices in a text, as they are to stand there; the text with them; and which
-/// devices have something that no line can have.
-pub fn changed(
-    text: &str,
-    devices: &[(String, Table, Options)],
-) -> (Vec<String>, String, Vec<Failure>) {
-    let (mut lines, mut problems) = (Vec::new(), Vec::new());
-    for (name, table, options) in devices {
-        match renewed(text, name, table, options) {
-            Ok(line) => lines.push((name.clone(), line)),
-            Err(why) => problems.push(why),
-        }
-    }
-    let text = with_lines(text, &lines);
-    (lines.into_iter().map(|(_, line)| line).collect(), text, problems)
 }
 
 #[cfg(test)]

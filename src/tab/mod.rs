@@ -10,6 +10,7 @@
 //! that of none; a disk is named by something that stays the same from one start of the machine to
 //! the next; and what a person wrote is not changed by a program that changes another line.
 
+pub mod change;
 mod file;
 pub mod files;
 mod line;

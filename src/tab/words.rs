@@ -106,6 +106,11 @@ pub(super) fn quoted(line: &str) -> String {
 
 /// The parts of a plain word between its commas, without the backslashes that escape.
 pub(super) fn parts(text: &str) -> Vec<String> {
+    raw_parts(text).iter().map(|part| unescaped(part)).collect()
+}
+
+/// The parts of a plain word between its commas, as they are written.
+pub(super) fn raw_parts(text: &str) -> Vec<String> {
     let (mut parts, mut part) = (Vec::new(), String::new());
     let mut is_escaped = false;
     for next in text.chars() {
@@ -117,7 +122,7 @@ pub(super) fn parts(text: &str) -> Vec<String> {
         is_escaped = next == '\\' && !is_escaped;
     }
     parts.push(part);
-    parts.iter().map(|part| unescaped(part)).collect()
+    parts
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::Plan;
-use super::running::Running;
+use crate::cli::running::Running;
 use crate::failure::Failure;
 use crate::tab::Tab;
 use crate::ublk::device;

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use super::lost;
 use super::plan::{Plan, same, writes_origin_of};
-use super::running::Running;
 use super::spec::spec;
 use super::unmerged;
 use crate::cli::add;
 use crate::cli::client::must_answer;
 use crate::cli::interrupt::Interrupt;
+use crate::cli::running::Running;
 use crate::cli::stand_in;
 use crate::failure::{Failure, Kind};
 use crate::protocol::{DeviceReport, MergeOptions};

@@ -88,6 +88,7 @@ mod suite;
 mod tab;
 mod tab_foreground;
 mod tab_lost;
+mod tab_saved;
 mod tables;
 mod unrecorded;
 mod upgrade;
@@ -116,6 +117,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     tab::cases,
     tab_foreground::cases,
     tab_lost::cases,
+    tab_saved::cases,
     linear::cases,
     lines::cases,
     removed::cases,

@@ -28,7 +28,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-const LEN: u64 = 8 * MIB;
+pub const LEN: u64 = 8 * MIB;
 
 /// A tab file.
 pub struct Tab(pub String);
@@ -44,7 +44,7 @@ impl Tab {
         fs::write(&self.0, text).expect("a tab file");
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         fs::read_to_string(&self.0).expect("a tab file")
     }
 

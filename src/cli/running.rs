@@ -6,8 +6,8 @@ use std::path::Path;
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::table::{Table, TargetParams};
 
-use crate::cli::client::Known;
-use crate::cli::stand_in;
+use super::client::Known;
+use super::stand_in;
 use crate::failure::Failure;
 use crate::protocol::{DeviceReport, RunState};
 use crate::rundir::RunDir;
@@ -21,6 +21,11 @@ impl Running {
     /// Asks all servers.
     pub fn of(rundir: &RunDir) -> Result<Running, Failure> {
         Ok(Running(Known::of(rundir)?))
+    }
+
+    /// What was found.
+    pub fn known(&self) -> &Known {
+        &self.0
     }
 
     /// The device with a name.
