@@ -31,8 +31,6 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
-
 use cli::json;
 use cli::terminal::{complain, print_text, refuse_usage};
 use server::logging::Look;
@@ -56,7 +54,7 @@ fn usage_line(error: &clap::Error) -> String {
 
 /// The command that shows the help for the verb among these words, or for all verbs.
 fn help_of(words: impl Iterator<Item = OsString>) -> String {
-    let mut verb = cli::args::Cli::command();
+    let mut verb = cli::args::command();
     let mut help = verb.get_name().to_owned();
     // No flag before a verb takes a value.
     let words = words.map(|word| word.to_string_lossy().into_owned());
@@ -97,7 +95,7 @@ fn main() -> ExitCode {
         return code;
     }
     let words = cli::args::words(std::env::args_os());
-    let cli = match cli::args::Cli::try_parse_from(words) {
+    let cli = match cli::args::parse(words) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             if std::env::args_os().any(|word| word == json::FLAG) {

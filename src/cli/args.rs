@@ -3,6 +3,7 @@
 
 mod add;
 mod disks;
+pub mod examples;
 mod machine;
 mod merge;
 mod monitor;
@@ -10,9 +11,10 @@ mod rename;
 mod tab;
 pub mod text;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::internal::Internal;
 use super::journal::Journal;
@@ -101,22 +103,12 @@ pub enum Verb {
     /// `merge-stopped`, `merge-deferred`, `suspended`, `quiesced` (its server is gone, I/O waits
     /// for `recover`), `failing` (the same, but I/O fails), `dead`, `hangs` (its server does not
     /// answer) or `no-table`. No word in a line has a space in it, and what is not known is `-`.
-    ///
-    ///     ublk-dm list
-    ///     ublk-dm list -o name,used,health --no-headings
-    #[command(verbatim_doc_comment)]
     List(List),
     /// Print metrics of all devices for Prometheus, or serve them
     ///
     /// Counters of requests, bytes, copies, commits and errors; histograms of how long requests
     /// take; sizes; how much of a COW is used; what a merge or a recovery has left; the state of
-    /// each leg; the state and the health of each device (docs/metrics.md has them all). For the
-    /// textfile collector of node_exporter write them to a file of its directory:
-    ///
-    ///     ublk-dm metrics > ublk-dm.prom.new && mv ublk-dm.prom.new ublk-dm.prom
-    ///     ublk-dm metrics --listen 127.0.0.1:9876
-    ///     ublk-dm metrics --listen /run/ublk-dm-metrics.sock
-    #[command(verbatim_doc_comment)]
+    /// each leg; the state and the health of each device (docs/metrics.md has them all).
     Metrics(Metrics),
     /// Print the events of all devices as they happen
     ///
@@ -126,11 +118,6 @@ pub enum Verb {
     /// UBLK_DM_EVENT, _DEVICE, _PRIORITY, _TIME, _DISK, _LEG, _PERCENT and _MESSAGE in its
     /// environment; events that happen meanwhile wait. The journal has the events as well
     /// (`journalctl -t ublk-dm UBLK_DM_EVENT=invalid`).
-    ///
-    ///     ublk-dm monitor
-    ///     ublk-dm monitor --json --past
-    ///     ublk-dm monitor --exec /usr/local/sbin/tell-me
-    #[command(verbatim_doc_comment)]
     Monitor(Monitor),
     /// Print device-mapper status lines
     Status {
@@ -174,13 +161,7 @@ pub enum Verb {
     ///
     /// Disks are opened and judged by `resume`: a path may lead to nothing before. Names of devices
     /// are looked up now.
-    ///
-    ///     ublk-dm load v --table "0 2097152 mirror core 1 1024 2 /dev/sda 0 /dev/sdb 0"
-    ///     ublk-dm resume v
-    ///     ublk-dm wait v --in-sync
-    ///     ublk-dm load v --table "0 2097152 linear /dev/sdb 0"
-    ///     ublk-dm resume v
-    #[command(verbatim_doc_comment, after_help = add::DISKS)]
+    #[command(after_help = add::DISKS)]
     Load {
         /// Name, ublk id or /dev/ublkbN
         device: String,
@@ -202,11 +183,6 @@ pub enum Verb {
     /// snapshot's device grows up to the size of its origin, and shows in the new part what the
     /// origin has there at this moment. The new regions of a mirror are recovered. A file system is
     /// then grown with its own tool. Needs Linux 6.16 or later.
-    ///
-    ///     lvextend -L +10G /dev/vg/data
-    ///     ublk-dm resize data
-    ///     resize2fs /dev/ublkb0
-    #[command(verbatim_doc_comment)]
     Resize {
         /// Name, ublk id or /dev/ublkbN
         device: String,
@@ -225,11 +201,6 @@ pub enum Verb {
     /// used again. A server that dies is replaced with `recover`, which continues the merge.
     /// Refused while the origin is mounted: a file system on it would see its content change;
     /// --defer leaves the merge to the origin's next activation then.
-    ///
-    ///     umount /srv
-    ///     ublk-dm merge monday --wait --rate 50MiB
-    ///     mount /dev/ublkb0 /srv
-    #[command(verbatim_doc_comment)]
     Merge(Merge),
     /// Send a message to a device's target
     ///
@@ -314,6 +285,20 @@ pub enum Verb {
     Pages(Pages),
     #[command(flatten)]
     Internal(Internal),
+}
+
+/// The command line with its examples, for help and parsing.
+pub fn command() -> Command {
+    examples::added(Cli::command(), "")
+}
+
+/// Reads a command line.
+///
+/// # Errors
+/// It is wrong, or asks for help.
+pub fn parse(words: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut matches = command().try_get_matches_from(words)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command()))
 }
 
 impl Verb {

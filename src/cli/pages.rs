@@ -2,11 +2,15 @@
 //! the help, so that neither can lag behind it.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Command, Subcommand};
 use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
 
+use super::args::examples;
 use super::args::text::OnlyText;
 use super::terminal::print_text;
 use crate::failure::Failure;
@@ -18,9 +22,6 @@ const PROGRAM: &str = "ublk-dm";
 #[derive(Subcommand)]
 pub enum Pages {
     /// Print the completions for a shell
-    ///
-    ///     ublk-dm completions bash > /usr/share/bash-completion/completions/ublk-dm
-    #[command(verbatim_doc_comment)]
     Completions {
         /// The shell
         shell: Shell,
@@ -28,9 +29,6 @@ pub enum Pages {
         text: OnlyText,
     },
     /// Write the manual pages of all verbs into a directory
-    ///
-    ///     ublk-dm man /usr/local/share/man/man1
-    #[command(verbatim_doc_comment)]
     Man {
         /// The directory; it is made if it is not there
         dir: PathBuf,
@@ -54,9 +52,43 @@ fn completions(shell: Shell, mut command: Command) -> Result<(), Failure> {
 }
 
 fn man(dir: &Path, command: Command) -> Result<(), Failure> {
-    let at = |error| Failure::at(dir, error);
-    fs::create_dir_all(dir).map_err(at)?;
-    clap_mangen::generate_to(command, dir).map_err(at)
+    fs::create_dir_all(dir).map_err(|error| Failure::at(dir, error))?;
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    page(dir, command, "")
+}
+
+/// Writes the page of a verb, and those of its verbs.
+fn page(dir: &Path, command: Command, verb: &str) -> Result<(), Failure> {
+    for one in command.get_subcommands().filter(|one| !one.is_hide_set()).cloned() {
+        let path = format!("{verb} {}", one.get_name());
+        page(dir, one, path.trim())?;
+    }
+    let page = Man::new(command);
+    let path = dir.join(page.get_filename());
+    let mut text = Vec::new();
+    let written = page.render(&mut text).and_then(|()| render_examples(verb, &mut text));
+    written.and_then(|()| fs::write(&path, text)).map_err(|error| Failure::at(&path, error))
+}
+
+fn render_examples(verb: &str, text: &mut Vec<u8>) -> io::Result<()> {
+    let mut roff = Roff::default();
+    for (at, (what, lines)) in examples::of(verb).iter().enumerate() {
+        match at {
+            0 => roff.control("SH", ["EXAMPLES"]),
+            _ => roff.control("PP", []),
+        };
+        roff.text([roman(format!("{what}:"))]);
+        roff.control("PP", []);
+        roff.control("RS", ["4"]);
+        roff.control("nf", []);
+        for line in *lines {
+            roff.text([roman(*line)]);
+        }
+        roff.control("fi", []);
+        roff.control("RE", []);
+    }
+    roff.to_writer(text)
 }
 
 #[cfg(test)]
@@ -77,11 +109,14 @@ mod tests {
         for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
             let name = verb.get_name();
             if name != "help" {
-                assert!(page(&format!("ublk-dm-{name}")).contains(".SH SYNOPSIS"), "{name}");
+                let page = page(&format!("ublk-dm-{name}"));
+                assert!(page.contains(".SH SYNOPSIS") && page.contains(".SH EXAMPLES"), "{name}");
             }
         }
         assert!(page("ublk-dm").contains("ublk\\-dm\\-merge(1)"), "{}", page("ublk-dm"));
         assert!(page("ublk-dm-add-snapshot").contains("\\-\\-chunk\\-size"));
+        let shown = "\n.nf\nublk\\-dm wait m \\-\\-in\\-sync\n.fi\n";
+        assert!(page("ublk-dm-wait").contains(shown), "{}", page("ublk-dm-wait"));
         // Verbs between processes are nobody's.
         assert!(!pages.join("ublk-dm-serve.1").exists());
     }

@@ -143,3 +143,36 @@ fn a_path_for_two_parts_of_a_mirror_is_wrong_usage() {
         assert!(said.contains(why) && said.lines().count() == 1, "{words:?}: {said}");
     }
 }
+
+/// The verbs below one, "" being the program, as its help lists them.
+fn verbs_below(verb: &str) -> Vec<String> {
+    let words: Vec<&str> = verb.split_whitespace().collect();
+    let output = run(&[&words[..], &["--help"]].concat());
+    let text = String::from_utf8(output.stdout).expect("text");
+    let listed = text.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed = listed.take_while(|line| !line.is_empty());
+    let names = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names = names.filter_map(|line| line.split_whitespace().next());
+    let others = names.filter(|name| *name != "help");
+    others.map(|name| format!("{verb} {name}").trim().to_owned()).collect()
+}
+
+#[test]
+fn every_help_has_examples_of_its_verb() {
+    let mut verbs = vec![String::new()];
+    for at in 0.. {
+        let Some(verb) = verbs.get(at).cloned() else { break };
+        verbs.extend(verbs_below(&verb));
+        let words: Vec<&str> = verb.split_whitespace().collect();
+        for flag in ["--help", "-h"] {
+            let output = run(&[&words[..], &[flag]].concat());
+            let text = String::from_utf8(output.stdout).expect("text");
+            let (_, examples) = text.split_once("\nExamples:\n").unwrap_or_else(|| {
+                panic!("ublk-dm {verb} {flag}: no examples in {text}");
+            });
+            let begins = format!("    {}", format!("ublk-dm {verb}").trim());
+            assert!(examples.contains(&begins), "ublk-dm {verb} {flag}: {examples}");
+        }
+    }
+    assert!(verbs.len() > 40, "{verbs:?}");
+}

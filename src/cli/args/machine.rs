@@ -13,10 +13,6 @@ pub enum Machine {
     /// a snapshot that is not up while its origin is written is lost. Prints one line for each
     /// finding, `problem` or `advice`, and below it the command that mends it. Changes nothing
     /// without --fix. Exit code 3 if there is a problem.
-    ///
-    ///     ublk-dm doctor
-    ///     ublk-dm doctor --fix
-    #[command(verbatim_doc_comment)]
     Doctor(Doctor),
     /// Delete what dead servers have left and no server can take over
     ///

@@ -7,11 +7,8 @@ use clap::Subcommand;
 pub enum Rename {
     /// Give a device another name, also while it is in use
     ///
-    /// The links in /dev follow; a mount stays. Lines of the tab file, fstab and services that have
-    /// the old name are their writer's to change.
-    ///
-    ///     ublk-dm rename monday tuesday
-    #[command(verbatim_doc_comment)]
+    /// The links in /dev follow; a mount stays. `save` renames the device's line in the tab file;
+    /// fstab and services that have the old name are their writer's to change.
     Rename {
         /// Name, ublk id or /dev/ublkbN
         device: String,

@@ -9,13 +9,7 @@ use clap::Args;
 /// rename, remove, remove_all, wipe_table, status, table, info, deps, ls, message, wait, targets,
 /// version and their options. Also under the name `udmsetup`. docs/dmsetup.md says what is
 /// different.
-///
-///     ublk-dm dmsetup create v --table "0 2097152 linear /dev/sda 0"
-///     ublk-dm dmsetup info -c --noheadings -o name,open,attr
-///     ublk-dm dmsetup ls --tree
-///     ublk-dm dmsetup remove v
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
 pub struct Dmsetup {
     /// What dmsetup is given: a command, its options, and devices
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
