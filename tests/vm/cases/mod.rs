@@ -66,6 +66,7 @@ mod process_log;
 mod process_loss;
 mod races;
 mod reattached;
+mod refused_snapshot;
 mod removed;
 mod rename;
 mod reopened;
@@ -157,6 +158,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     notable::cases,
     whose::cases,
     reattached::cases,
+    refused_snapshot::cases,
     claims::cases,
     stack_apart::cases,
     stack_named::cases,
