@@ -26,6 +26,8 @@ pub(super) struct First {
     pub(super) snapshot: Rc<Snapshot>,
     pub(super) id: PendingId,
     pub(super) chunk: Chunk,
+    /// How much is copied: what the origin had of the chunk when it was decided. It may have grown.
+    pub(super) count: Sectors,
     /// Where the copy goes on the COW.
     pub(super) at: Sector,
     pub(super) step: Step,
@@ -69,11 +71,11 @@ impl Firsts {
 impl First {
     /// The chunk on the origin.
     pub(super) fn source(&self) -> (Sector, Sectors) {
-        (self.snapshot.chunk_size().start_of(self.chunk), self.snapshot.origin_part(self.chunk))
+        (self.snapshot.chunk_size().start_of(self.chunk), self.count)
     }
 
     /// The write of its copy.
     pub(super) fn write(&self) -> (OpKind, (Sector, Sectors)) {
-        (OpKind::Write { fua: false }, (self.at, self.snapshot.origin_part(self.chunk)))
+        (OpKind::Write { fua: false }, (self.at, self.count))
     }
 }

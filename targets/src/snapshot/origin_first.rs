@@ -51,9 +51,12 @@ impl Origin {
         if !snapshot.cow().tells() {
             return None;
         }
-        let buffer = self.copy().short_buffer(snapshot.origin_part(chunk))?;
+        let count = snapshot.origin_part(chunk);
+        let buffer = self.copy().short_buffer(count)?;
         match snapshot.begin_exception(chunk) {
-            Ok(Some((id, at))) => Some(First { snapshot, id, chunk, at, step: Step::Read(buffer) }),
+            Ok(Some((id, at))) => {
+                Some(First { snapshot, id, chunk, count, at, step: Step::Read(buffer) })
+            }
             _ => {
                 self.copy().end_short(buffer, Sectors(0));
                 None
@@ -117,8 +120,7 @@ impl Origin {
 
     /// The copy of a chunk has ended.
     fn end_copy(&self, first: &First, buffer: Buffer, error: Option<DiskError>) {
-        let count = first.snapshot.origin_part(first.chunk);
-        self.copy().end_short(buffer, count);
+        self.copy().end_short(buffer, first.count);
         first.snapshot.copied(std::iter::once((first.id, error.is_none())), error);
     }
 
