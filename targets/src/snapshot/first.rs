@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::exceptions::PendingId;
 use super::target::Snapshot;
-use crate::disk::{Buffer, OpKind};
+use crate::disk::Buffer;
 use crate::units::{Chunk, Sector, Sectors};
 
 /// A request that was remapped: what is in flight.
@@ -21,61 +21,70 @@ pub(crate) enum Sent {
 #[derive(Debug)]
 pub(crate) struct Again;
 
-/// A first write that waits for the copy of its chunk.
+/// Most snapshots that one read serves here: the parts of a request have numbers of one byte.
+pub(super) const MAX_COPIES: usize = 64;
+
+/// A first write that waits for the copies of its chunk. Its lists are used again.
+#[derive(Default)]
 pub(super) struct First {
-    pub(super) snapshot: Rc<Snapshot>,
-    pub(super) id: PendingId,
-    pub(super) chunk: Chunk,
-    /// How much is copied: what the origin had of the chunk when it was decided. It may have grown.
-    pub(super) count: Sectors,
-    /// Where the copy goes on the COW.
-    pub(super) at: Sector,
+    /// The chunk on the origin: where it starts, and how much is copied, which is what the origin
+    /// had of it when that was decided. It may have grown since.
+    pub(super) source: (Sector, Sectors),
+    /// Snapshots that lack it, before their exceptions have begun.
+    pub(super) asked: Vec<(Rc<Snapshot>, Chunk)>,
+    pub(super) copies: Vec<Copy>,
     pub(super) step: Step,
 }
 
-/// What it waits for.
+/// A copy for one snapshot.
+pub(super) struct Copy {
+    pub(super) snapshot: Rc<Snapshot>,
+    pub(super) id: PendingId,
+    /// Where it goes on the COW.
+    pub(super) at: Sector,
+}
+
+/// What a first write waits for.
+#[derive(Default)]
 pub(super) enum Step {
     Read(Buffer),
-    Written(Buffer),
+    /// That many writes.
+    Written(Buffer, usize),
+    #[default]
     Recorded,
 }
 
 /// The place of a first write in its origin.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct FirstId(pub(super) usize);
+pub(crate) struct FirstId(usize);
 
 /// The first writes of an origin that wait. They are not in the requests themselves, which are all
 /// as large as the largest, and need no end of their own.
 #[derive(Default)]
 pub(super) struct Firsts {
-    pub(super) places: Vec<Option<First>>,
+    places: Vec<First>,
     free: Vec<usize>,
 }
 
 impl Firsts {
-    pub(super) fn add(&mut self, first: First) -> FirstId {
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push(None);
+    /// A place for a write.
+    pub(super) fn take(&mut self) -> FirstId {
+        FirstId(self.free.pop().unwrap_or_else(|| {
+            self.places.push(First::default());
             self.places.len() - 1
-        });
-        self.places[place] = Some(first);
-        FirstId(place)
+        }))
     }
 
-    pub(super) fn remove(&mut self, id: FirstId) {
-        self.places[id.0] = None;
+    pub(super) fn at(&mut self, id: FirstId) -> &mut First {
+        &mut self.places[id.0]
+    }
+
+    /// The place is free again.
+    pub(super) fn give_back(&mut self, id: FirstId) {
+        let First { asked, copies, step, .. } = &mut self.places[id.0];
+        asked.clear();
+        copies.clear();
+        *step = Step::Recorded;
         self.free.push(id.0);
-    }
-}
-
-impl First {
-    /// The chunk on the origin.
-    pub(super) fn source(&self) -> (Sector, Sectors) {
-        (self.snapshot.chunk_size().start_of(self.chunk), self.count)
-    }
-
-    /// The write of its copy.
-    pub(super) fn write(&self) -> (OpKind, (Sector, Sectors)) {
-        (OpKind::Write { fua: false }, (self.at, self.count))
     }
 }
