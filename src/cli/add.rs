@@ -40,15 +40,7 @@ pub(super) fn create(
     file: Option<&Path>,
     created: &cli::Created,
 ) -> Result<ExitCode, Failure> {
-    let text = match (table, file) {
-        ([_, ..], _) => table.join("\n"),
-        ([], Some(path)) if path != Path::new("-") => {
-            std::fs::read_to_string(path).map_err(|error| {
-                Failure::from(error).context(format!("cannot read {}", path.display()))
-            })?
-        }
-        ([], _) => std::io::read_to_string(std::io::stdin())?,
-    };
+    let text = table::text_of(&name, table, file)?;
     let cli::Created { uuid, id, read_only, no_recovery, on_server_death, loaded, .. } = created;
     let (id, read_only, no_recovery) = (*id, *read_only, *no_recovery);
     let options = cli::Common {
@@ -62,8 +54,9 @@ pub(super) fn create(
         beside: created.beside.clone(),
         ..cli::Common::named(name)
     };
-    let spec = table::of_lines(&text, &options, loaded.source.as_deref(), Disks::new())?;
-    add_target(spec, &options, How::default())
+    let spec = table::of_lines(&text, &options, loaded.source.as_deref(), Disks::new());
+    let word = options.name.as_deref().unwrap_or_default();
+    add_target(spec.map_err(|why| table::named(word, "create", why))?, &options, How::default())
 }
 
 /// Makes a device of one without a table, which has taken the name.
@@ -190,7 +183,8 @@ pub(super) fn warn_of_kernel() {
 fn beside(word: &Path) -> Result<u32, Failure> {
     let path = Disks::new().path(word)?;
     let number = ublk_number(DiskId::of_path(Path::new(&path))?);
-    number.ok_or_else(|| format!("--beside {path}: it is no device of ublk-dm").into())
+    let why = || format!("--beside {path}: it is no device of ublk-dm; see `ublk-dm list`");
+    number.ok_or_else(|| why().into())
 }
 
 /// The error of a command that needs a new server for a disk, where a dead one has left devices.

@@ -123,11 +123,7 @@ impl Known {
                 one.id, other.id
             )
             .into()),
-            (None, _) if self.has_no_table(word) => Err(format!(
-                "{word}: it has no table: `ublk-dm load {word}` and `ublk-dm resume {word}` make \
-                 it a device"
-            )
-            .into()),
+            (None, _) if self.has_no_table(word) => Err(without_table::refused(word)),
             (None, _) => match self.problems.first() {
                 None => {
                     let why = format!("{word}: no such device; see `ublk-dm list`");
@@ -167,8 +163,8 @@ pub(super) fn ask(
     Ok(Answer { device: Named::of(device), reply })
 }
 
-/// A failure that names a device by its path alone, with its name before the path: its user may
-/// have typed the name.
+/// A failure that names a device by its path alone, or only a disk of it, with its name before
+/// that: its user may have typed the name.
 pub(super) fn by_name(device: &DeviceReport, why: Failure) -> Failure {
     with_name(&device.name, device.id, why).of_device(&device.name)
 }
@@ -178,6 +174,8 @@ fn with_name(name: &str, id: u32, why: Failure) -> Failure {
     let rest = line.strip_prefix(&format!("/dev/ublkb{id}"));
     match rest.map(|rest| rest.starts_with(|next: char| next.is_ascii_digit())) {
         Some(false) => why.context(name),
+        // A disk that it was to have.
+        None if line.starts_with("cannot open ") => why.context(name),
         _ => why,
     }
 }

@@ -136,7 +136,9 @@ impl Disks {
     fn not_found(&self, name: &str) -> Result<Failure, Failure> {
         let why = match self.names.named(name)?.1 {
             _ if self.names.has_no_table(name)? => {
-                let hint = format!("`ublk-dm load {name}` and `ublk-dm resume {name}` make it one");
+                let hint = format!(
+                    "`ublk-dm load {name} --table LINE` and `ublk-dm resume {name}` make it one"
+                );
                 return Ok(format!("{name}: it has no table and is not a disk yet: {hint}").into());
             }
             Some(problem) => {

@@ -28,8 +28,8 @@ pub(super) fn down(names: &[String], all: bool) -> Result<(), Failure> {
         for name in names {
             match tab.find(name) {
                 Ok(entry) => find(&entry.name),
-                Err(why) if why.kind == Kind::NotFound => {
-                    unlisted.push(why.ending(format!("; `ublk-dm del {name}` deletes a device")));
+                Err(why) if why.kind == Kind::NotFound && known.find(name).is_ok() => {
+                    unlisted.push(why.ending(format!("; `ublk-dm del {name}` deletes the device")));
                 }
                 Err(why) => unlisted.push(why),
             }

@@ -90,8 +90,7 @@ pub(super) fn resume(word: &str, prints: bool) -> Result<Option<ExitCode>, Failu
     let rundir = open_rundir()?;
     let Some((_lock, mut found)) = find(&rundir, word, "resume")? else { return Ok(None) };
     let Some(spec) = found.loaded.take() else {
-        let why = format!("{word}: it has no table: `ublk-dm load {word}` gives it one");
-        return Err(why.into());
+        return Err(without_table::refused(word));
     };
     let common = Common { id: found.id, ..Common::named(found.name.clone()) };
     match add::add_reserved(spec, &common, prints) {

@@ -16,7 +16,8 @@ pub(super) fn load(word: &str, lines: &[String], options: &Loaded) -> Result<(),
     let (force, shared) = (options.force, options.shared);
     let common = Common { force, shared, ..Common::unnamed() };
     let source = options.source.as_deref();
-    load_spec(word, table::of_lines(&lines.join("\n"), &common, source, Disks::new())?)
+    let spec = table::of_lines(&lines.join("\n"), &common, source, Disks::new());
+    load_spec(word, spec.map_err(|why| table::named(word, "load", why))?)
 }
 
 /// Loads a table.

@@ -18,7 +18,7 @@ use super::args::{self, Add, Common};
 use super::client::open_rundir;
 use super::disk_word::Disks;
 use super::gone::exists;
-use crate::failure::{Failure, wrong_usage};
+use crate::failure::{Failure, Kind, wrong_usage};
 use crate::protocol::{DeviceOptions, DeviceSpec, OnServerDeath};
 use crate::storage::{Access, Claim, DiskId, OpenDisk, ublk_number};
 
@@ -69,6 +69,43 @@ pub(super) fn of_lines(
     // Users of device-mapper see in the status that a snapshot is invalid, and need its device to
     // activate the others.
     Ok(DeviceSpec { degraded: true, allow_invalid: true, named, ..spec(table, common, source) })
+}
+
+/// The lines of a new device: of the command line, of a file, or of stdin.
+pub(super) fn text_of(
+    name: &str,
+    lines: &[String],
+    file: Option<&Path>,
+) -> Result<String, Failure> {
+    let text = match (lines, file) {
+        ([_, ..], _) => lines.join("\n"),
+        ([], Some(path)) if path != Path::new("-") => {
+            std::fs::read_to_string(path).map_err(|error| unreadable(name, path, error))?
+        }
+        ([], _) => std::io::read_to_string(std::io::stdin())?,
+    };
+    if text.trim().is_empty() {
+        let hint = "give each line with --table, or all of them in a file or on stdin";
+        let why = wrong_usage(format!("the table is empty: {hint}"));
+        return Err(named(name, "create", why));
+    }
+    Ok(text)
+}
+
+/// A file with a table that cannot be read; it may be the table itself that was given.
+fn unreadable(name: &str, path: &Path, error: std::io::Error) -> Failure {
+    let what = format!("{name}: cannot read the table from {}", path.display());
+    let is_none = error.kind() == std::io::ErrorKind::NotFound;
+    let hint = if is_none { "; a table line is given with --table" } else { "" };
+    Failure::from(error).context(what).ending(hint)
+}
+
+/// A wrong table of a command line, with the device that it was for.
+pub(super) fn named(name: &str, verb: &str, why: Failure) -> Failure {
+    if why.kind != Kind::Usage {
+        return why;
+    }
+    why.context(name).ending(format!("; see `ublk-dm {verb} --help`"))
 }
 
 /// Refuses a snapshot whose origin is the device of an origin: what its users write goes to the
@@ -177,7 +214,8 @@ fn snapshot(add: &args::Snapshot, disks: &mut Disks) -> Result<Table, Failure> {
         (add.discard_zeroes_cow, add.discard_passdown_origin);
     let params =
         Snapshot { origin, cow, store, chunk_size, discard_zeroes_cow, discard_passdown_origin };
-    params.check(false).map_err(|error| wrong_usage(error.to_string()))?;
+    let cow = &params.cow;
+    params.check(false).map_err(|error| wrong_usage(format!("{cow}: {error}")))?;
     Ok(Table { len: measured.len, params: TargetParams::Snapshot(params) })
 }
 

@@ -30,6 +30,7 @@ use super::terminal::print;
 use super::unnamed::refuse_upgrade;
 use super::unrecorded;
 use super::verdict::verdict;
+use super::without_table;
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::DeviceState;
 use crate::rundir::{RunDir, Server};
@@ -135,12 +136,15 @@ fn choose(
     }
     let unread = problems.first().cloned();
     problems.clear();
+    let reserved = without_table::all(rundir).unwrap_or_default();
     let mut wanted = vec![false; known.len()];
     for word in words {
         let found = known.iter().map(|family| family.devices.iter().any(|one| names(one, word)));
         let found: Vec<bool> = found.collect();
         wanted.iter_mut().zip(&found).for_each(|(wanted, found)| *wanted |= found);
-        if !found.contains(&true) {
+        if reserved.iter().any(|one| one.name == *word) {
+            problems.push(without_table::refused(word));
+        } else if !found.contains(&true) {
             let none =
                 Failure::new(Kind::NotFound, format!("{word}: no such device; see `ublk-dm list`"));
             let why = unread.clone().map_or(none, |why| {

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Kind};
 use crate::sys::descriptors::limit_hint;
@@ -97,6 +97,19 @@ fn hint(error: &io::Error) -> String {
     }
 }
 
+/// What can be typed to end a use of a disk, in brackets.
+fn command_to_end(by: &str, path: &Path) -> String {
+    let device = by.strip_prefix("a disk of ").and_then(|rest| rest.split_once(" ("));
+    let point = by.strip_prefix("mounted on ").filter(|point| !point.contains(char::is_whitespace));
+    let command = match (device, point) {
+        (Some((name, _)), _) => format!("ublk-dm del {name}"),
+        (None, Some(point)) => format!("umount {point}"),
+        (None, None) if by == "used as swap" => format!("swapoff {}", path.display()),
+        (None, None) => return String::new(),
+    };
+    format!(" (`{command}`)")
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot open {}: ", self.path.display())?;
@@ -111,7 +124,9 @@ impl fmt::Display for OpenError {
             OpenErrorKind::Replaced => {
                 write!(f, "it was replaced while it was being opened: try again")
             }
-            OpenErrorKind::Busy { by: Some(by) } => write!(f, "it is {by}: end that use first"),
+            OpenErrorKind::Busy { by: Some(by) } => {
+                write!(f, "it is {by}: end that use first{}", command_to_end(by, &self.path))
+            }
             OpenErrorKind::Busy { by: None } => {
                 write!(f, "it is mounted or in use (errno {}): end that use first", libc::EBUSY)
             }
@@ -172,4 +187,27 @@ impl From<OpenError> for Failure {
 
 impl Error for OpenError {
     // The messages already contain their causes, so that one line says it all.
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_use_of_a_disk_has_the_command_that_ends_it() {
+        let said = |by: &str| {
+            let kind = OpenErrorKind::Busy { by: Some(by.to_owned()) };
+            OpenError { path: "/dev/sda".into(), kind }.to_string()
+        };
+        for (by, command) in [
+            ("mounted on /srv", " (`umount /srv`)"),
+            ("mounted on /my files", ""),
+            ("used as swap", " (`swapoff /dev/sda`)"),
+            ("a disk of m (/dev/ublkb0), in use by process 1 (ublk-dm)", " (`ublk-dm del m`)"),
+            ("used by dm-0 (device-mapper v)", ""),
+        ] {
+            let expected = format!("cannot open /dev/sda: it is {by}: end that use first{command}");
+            assert_eq!(said(by), expected);
+        }
+    }
 }

@@ -25,3 +25,4 @@ mod rooms;
 mod run_directory;
 mod sources;
 mod tab;
+mod wrong_tables;

@@ -57,9 +57,14 @@ fn a_name_is_taken_loaded_cleared_and_freed() {
         assert_eq!(said(words), "", "{words:?}");
     }
     assert_eq!(said(&["table", "--inactive"]), "v:\n");
-    for words in [&["resume", "v"][..], &["suspend", "v"], &["wait", "v"]] {
+    for words in [&["resume", "v"][..], &["suspend", "v"], &["wait", "v"], &["upgrade", "v"]] {
         let why = refusal(words);
-        assert!(why.contains("v: it has no table: `ublk-dm load v`"), "{why}");
+        assert!(
+            why.contains(
+                "v: it has no table: `ublk-dm load v --table LINE` and `ublk-dm resume v`"
+            ),
+            "{why}"
+        );
     }
     said(&["load", "v", "--table", line]);
     assert_eq!(listed()["without_table"][0]["inactive_table"], line);

@@ -340,11 +340,13 @@ fn a_table_is_given_line_by_line_in_a_file_or_on_stdin() {
     ] {
         let output = ublk_dm(&rundir).args(arguments).output().expect("it starts");
         let said = refused(&output, 2);
-        assert_eq!(said.trim_end(), format!("ublk-dm: line {line}: {gap}"), "{arguments:?}");
+        let see = "see `ublk-dm create --help`";
+        let expected = format!("ublk-dm: l: line {line}: {gap}; {see}");
+        assert_eq!(said.trim_end(), expected, "{arguments:?}");
     }
     let input = fs::File::open(file).expect("a file");
     let output = ublk_dm(&rundir).args(["create", "l"]).stdin(input).output().expect("it starts");
-    assert_eq!(refused(&output, 2).trim_end(), format!("ublk-dm: line 4: {gap}"));
+    assert!(refused(&output, 2).starts_with(&format!("ublk-dm: l: line 4: {gap}; see ")));
     for (lines, why) in [
         (["0 8 zero", "8 8 mirror core 1 8 2 a 0 b 0"], "line 2: target mirror: must be the only"),
         (["0 8 error", "0 8 error"], "line 2: start 0: overlaps the lines before"),

@@ -52,7 +52,13 @@ fn open(place: &str) -> Result<(Listener, Option<PathBuf>), Failure> {
     if place.contains('/') {
         let path = Path::new(place);
         remove_stale(path).map_err(|error| Failure::at(path, error))?;
-        let listener = UnixListener::bind(path).map_err(|error| Failure::at(path, error))?;
+        let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
+            ErrorKind::AddrInUse => {
+                let hint = "; give a path at which there is nothing, or end what listens there";
+                Failure::from(error).context(format!("--listen {place}")).ending(hint)
+            }
+            _ => Failure::at(path, error),
+        })?;
         return Ok((listener.into(), Some(path.to_owned())));
     }
     let Ok(address) = place.parse::<SocketAddr>() else {
