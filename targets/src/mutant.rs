@@ -79,6 +79,10 @@ pub enum Mutant {
     JournalOverForeign,
     /// I7: legs are written before the mark of their region is durable.
     LegBeforeMark,
+    /// I7: a write without a task takes a region that has no mark for one that needs none.
+    ReadyWithoutMark,
+    /// A request without a task reaches the target of a suspended device.
+    RemappedPastGate,
     /// I7: marks are written without FUA.
     MarkNotDurable,
     /// I7: a region becomes clean without a flush of the legs.

@@ -34,11 +34,12 @@ const NEW: u32 = pattern::FIRST_WRITE;
 const STEPS: usize = 1000;
 
 /// Each rule, with the check that shows a violation.
-pub const MUTANTS: [Mutant; 4] = [
+pub const MUTANTS: [Mutant; 5] = [
     Mutant::LinearOffsetDropped,
     Mutant::LinearUnbounded,
     Mutant::LinearFlushDropped,
     Mutant::LinearFuaDropped,
+    Mutant::RemappedPastGate,
 ];
 
 struct Fixture {
@@ -108,6 +109,44 @@ impl Fixture {
 
 fn must(holds: bool, what: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what.to_owned()) }
+}
+
+/// A suspension waits for requests that are under way without a task, and holds later ones back.
+fn a_suspended_device_has_no_request_under_way() -> Result<(), String> {
+    let fixture = Fixture::new();
+    let ended = Rc::new(RefCell::new(0));
+    let write = || {
+        let payload = fixture.world.host.add_payload(pattern::payload(NEW, 0, 1));
+        let (kind, memory) = (RequestKind::Write { fua: false }, Memory::payload(payload));
+        let request = Request { kind, sector: Sector(0), count: Sectors(1), memory };
+        let (device, host, ended) =
+            (fixture.device.clone(), fixture.world.host.clone(), ended.clone());
+        fixture.world.executor.spawn(async move {
+            carry_out(&host, &*device, &request).await.expect("its disk has not failed");
+            *ended.borrow_mut() += 1;
+        });
+    };
+    fixture.disk.hold(Matcher { class: Class::Write, first: 0, end: DISK });
+    write();
+    let (suspended, slot) = (fixture.device.clone(), Rc::new(RefCell::new(false)));
+    let done = slot.clone();
+    fixture.world.executor.spawn(async move {
+        suspended.suspend(false).await.expect("it was not given up");
+        *done.borrow_mut() = true;
+    });
+    fixture.world.run(STEPS);
+    must(!*slot.borrow(), "a suspension has ended while a request is under way")?;
+    fixture.disk.release();
+    fixture.world.run(STEPS);
+    must(*slot.borrow() && *ended.borrow() == 1, "a suspension does not end")?;
+    let before = fixture.disk.writes();
+    write();
+    fixture.world.run(STEPS);
+    must(fixture.disk.writes() == before, "a request has reached a suspended target")?;
+    let resumed = fixture.device.clone();
+    fixture.world.executor.spawn(async move { resumed.resume(true).await });
+    fixture.world.run(STEPS);
+    must(*ended.borrow() == 2, "a request that was held back does not end")
 }
 
 fn requests_land_at_the_offset() -> Result<(), String> {
@@ -206,6 +245,7 @@ fn what_was_flushed_survives_the_power() -> Result<(), String> {
 pub fn fault() -> Option<String> {
     let checks = [
         requests_land_at_the_offset,
+        a_suspended_device_has_no_request_under_way,
         nothing_beside_the_range_is_touched,
         errors_reach_the_user_as_they_are,
         what_was_flushed_survives_the_power,
@@ -223,4 +263,5 @@ fn a_linear_device_is_its_range_of_the_disk() {
 fn a_linear_device_promises_what_its_disk_does() {
     assert_eq!(errors_reach_the_user_as_they_are(), Ok(()));
     assert_eq!(what_was_flushed_survives_the_power(), Ok(()));
+    assert_eq!(a_suspended_device_has_no_request_under_way(), Ok(()));
 }

@@ -55,7 +55,8 @@ impl Regions {
         region: RegionIndex,
         has_ended: impl FnOnce(u64) -> bool,
     ) -> Option<u32> {
-        let unmarked = self.logged && self.clean.get(region.0);
+        let unmarked =
+            self.logged && self.clean.get(region.0) && !mutant::is(Mutant::ReadyWithoutMark);
         if unmarked || !self.in_sync.get(region.0) || self.index.len() >= Self::MAX_ENTRIES {
             return None;
         }

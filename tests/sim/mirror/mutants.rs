@@ -9,8 +9,9 @@ use super::explore::{Case, explore};
 use super::{behaviour, first, first_again, given_up, known, lifecycle, named, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 56] = [
+pub const MUTANTS: [(Mutant, &str); 57] = [
     (Mutant::LegBeforeMark, "pairs"),
+    (Mutant::ReadyWithoutMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
     (Mutant::CleanInFlight, "pairs"),

@@ -9,29 +9,28 @@
 //! task only where the target needs one. With one instruction per nanosecond (ci/vm --icount)
 //! the numbers are instructions; callgrind shows where they are spent.
 
+mod no_disk;
+mod requests;
+
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use dm_targets::copy;
 use dm_targets::device::{Device, OpenTarget};
-use dm_targets::disk::{
-    Backend, BufferId, Completions, Disk, Errno, Host, Limits, Memory, Op, OpId, PayloadId,
-    UserData,
-};
+use dm_targets::disk::{Disk, Host};
 use dm_targets::exec::Executor;
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig};
-use dm_targets::request::{Request, RequestKind};
-use dm_targets::snapshot::losses::{Loss, LossRecord};
+use dm_targets::request::RequestKind;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::target::Target;
-use dm_targets::target::remap::{Next, Remapped, Rest};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
+
+use no_disk::{NoDisk, NoLosses, NoMemory};
+use requests::{Requests, To};
 
 /// Requests in flight together.
 const DEPTH: u64 = 32;
@@ -43,243 +42,8 @@ const REGION_SECTORS: u64 = 1024;
 const CHUNKS: u64 = 1 << 25;
 /// Spreads requests over the origin: odd, so no chunk is used twice.
 const STRIDE: u64 = 0x9E37_79B9;
-
-/// Memory that stores nothing; metadata reads as zeroes. Neither this nor [`NoDisk`] is
-/// [`dm_targets::ram`], which copies the data, at more instructions than the data path, and would
-/// hold all of a 128 GiB disk in memory.
-#[derive(Default)]
-struct NoMemory {
-    lent: Cell<u32>,
-    told: Rc<RefCell<Vec<UserData>>>,
-}
-
-/// Nothing is lost here.
-struct NoLosses;
-
-impl LossRecord for NoLosses {
-    fn cow(&self) -> &[String] {
-        &[]
-    }
-
-    fn record(&self, _: Loss) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-impl Host for NoMemory {
-    fn acquire(&self, _: u32) -> Option<BufferId> {
-        self.lent.set(self.lent.get() + 1);
-        Some(BufferId(self.lent.get()))
-    }
-    fn tell(&self, data: UserData) {
-        self.told.borrow_mut().push(data);
-    }
-    fn retain(&self, _: BufferId) {}
-    fn release(&self, _: BufferId) {}
-    fn read(&self, _: BufferId, _: u32, out: &mut [u8]) {
-        out.fill(0);
-    }
-    fn write(&self, _: BufferId, _: u32, _: &[u8]) {}
-    fn now_ms(&self) -> u64 {
-        0
-    }
-    fn wake_at(&self, _: u64, _: &Waker) {}
-}
-
-/// The slot of an operation: whether it has completed, and the waiting task.
-#[derive(Default)]
-struct Flight {
-    done: bool,
-    waker: Option<Waker>,
-}
-
-/// A disk whose operations complete at the end of the round, so that every request waits as on the
-/// server's ring; those of a [`dm_targets::ram::RamDisk`] complete immediately.
-#[derive(Default)]
-struct NoDisk {
-    flights: RefCell<Vec<Flight>>,
-    free: RefCell<Vec<u32>>,
-    started: RefCell<VecDeque<u32>>,
-    /// Operations whose completion is told, and what else there is to tell.
-    sent: Rc<RefCell<Vec<UserData>>>,
-}
-
-impl NoDisk {
-    fn complete_all(&self) {
-        for index in self.started.borrow_mut().drain(..) {
-            let flight = &mut self.flights.borrow_mut()[index as usize];
-            flight.done = true;
-            if let Some(waker) = flight.waker.take() {
-                waker.wake();
-            }
-        }
-    }
-}
-
-impl Completions for NoDisk {
-    fn send(&self, _: Op, data: UserData) {
-        self.sent.borrow_mut().push(data);
-    }
-    fn refuse(&self, data: UserData, _: Errno) {
-        panic!("{data:?} was outside the contract");
-    }
-}
-
-impl Backend for NoDisk {
-    fn completions(self: Rc<Self>) -> Option<Rc<dyn Completions>> {
-        Some(self)
-    }
-    fn start(&self, _: Op) -> OpId {
-        let mut flights = self.flights.borrow_mut();
-        let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
-            flights.push(Flight::default());
-            u32::try_from(flights.len() - 1).unwrap_or(u32::MAX)
-        });
-        flights[index as usize].done = false;
-        self.started.borrow_mut().push_back(index);
-        OpId(index)
-    }
-    fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>> {
-        let flight = &mut self.flights.borrow_mut()[id.0 as usize];
-        if flight.done {
-            self.free.borrow_mut().push(id.0);
-            return Poll::Ready(Ok(()));
-        }
-        flight.waker = Some(waker.clone());
-        Poll::Pending
-    }
-    fn detach(&self, _: OpId) {}
-    fn limits(&self) -> Limits {
-        Limits {
-            logical_block_bytes: 4096,
-            physical_block_bytes: 4096,
-            volatile_cache: false,
-            read_only: false,
-            max_discard: Sectors(0),
-            discard_granularity_bytes: 0,
-            max_write_zeroes: Sectors(0),
-        }
-    }
-    fn size(&self) -> Sectors {
-        Sectors(CHUNKS * CHUNK_SECTORS)
-    }
-}
-
-/// The target of the requests.
-#[derive(Clone)]
-enum To {
-    Target(Target),
-    Device(Rc<Device>),
-}
-
-/// What a slot's task has to do.
-enum Work {
-    /// A request that needs a task.
-    Whole,
-    /// What is left of one that did not.
-    Rest(Rest),
-}
-
-/// A request in flight, as a server's tag has it.
-struct Slot {
-    request: Request,
-    remapped: Option<Remapped>,
-    work: Option<Work>,
-    waker: Option<Waker>,
-}
-
-/// The requests of a run.
-struct Requests {
-    to: To,
-    kind: RequestKind,
-    first: u64,
-    next: Cell<u64>,
-    count: u64,
-    left: Cell<u64>,
-    slots: Vec<RefCell<Slot>>,
-}
-
-impl Requests {
-    /// Begins the next request in a slot, if there is one.
-    fn begin(&self, number: usize) {
-        if self.next.get() == self.count {
-            self.left.set(self.left.get() - 1);
-            return;
-        }
-        let chunk = (self.first + self.next.replace(self.next.get() + 1)).wrapping_mul(STRIDE);
-        let mut slot = self.slots[number].borrow_mut();
-        slot.request = Request {
-            kind: self.kind,
-            sector: Sector(chunk % CHUNKS * CHUNK_SECTORS),
-            count: Sectors(CHUNK_SECTORS),
-            memory: Memory::payload(PayloadId(0)),
-        };
-        let data = UserData(number as u64);
-        slot.remapped = match &self.to {
-            To::Target(target) => target.remap(&slot.request, data),
-            To::Device(device) => device.remap(&slot.request, data),
-        };
-        if slot.remapped.is_none() {
-            slot.give(Work::Whole);
-        }
-    }
-
-    /// A completion was told.
-    fn told(&self, data: UserData) {
-        let number = usize::try_from(data.with_part(0).0).unwrap_or(usize::MAX);
-        let next = {
-            let mut slot = self.slots[number].borrow_mut();
-            let Slot { request, remapped, .. } = &mut *slot;
-            let Some(remapped) = remapped else { return };
-            let next = match &self.to {
-                To::Target(target) => target.end_io(request, remapped, data, Ok(())),
-                To::Device(device) => device.end_io(request, remapped, data, Ok(())),
-            };
-            match next {
-                Next::Rest(rest) => return slot.give(Work::Rest(rest)),
-                next => next,
-            }
-        };
-        if let Next::Done(result) = next {
-            assert!(result.is_ok(), "{result:?}");
-            self.begin(number);
-        }
-    }
-
-    /// The task of a slot.
-    async fn serve(self: Rc<Self>, number: usize) {
-        loop {
-            let (work, request) = std::future::poll_fn(|cx| {
-                let slot = &mut *self.slots[number].borrow_mut();
-                match slot.work.take() {
-                    Some(work) => Poll::Ready((work, slot.request.clone())),
-                    None => {
-                        slot.waker.get_or_insert_with(|| cx.waker().clone());
-                        Poll::Pending
-                    }
-                }
-            })
-            .await;
-            let result = match (work, &self.to) {
-                (Work::Whole, To::Target(target)) => target.map(&request).await,
-                (Work::Whole, To::Device(device)) => device.pass(&request).await,
-                (Work::Rest(rest), To::Target(target)) => target.finish(&request, rest).await,
-                (Work::Rest(rest), To::Device(device)) => device.finish(&request, rest).await,
-            };
-            assert!(result.is_ok(), "{result:?}");
-            self.begin(number);
-        }
-    }
-}
-
-impl Slot {
-    fn give(&mut self, work: Work) {
-        self.work = Some(work);
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
-    }
-}
+/// The size of every disk.
+const SIZE: Sectors = Sectors(CHUNKS * CHUNK_SECTORS);
 
 struct Fixture {
     executor: Executor,
@@ -356,7 +120,7 @@ impl Fixture {
                 legs: legs.to_vec(),
                 log: None,
                 renamed: Vec::new(),
-                len: Sectors(CHUNKS * CHUNK_SECTORS),
+                len: SIZE,
                 region_size: Sectors(REGION_SECTORS),
                 initial_sync: InitialSync::NoSync,
                 handle_errors: false,
@@ -389,20 +153,7 @@ impl Fixture {
 
     /// Nanoseconds per request.
     fn run(&self, count: u64, first: u64, kind: RequestKind, to: &To) -> f64 {
-        let slot = |_| {
-            let (sector, length) = (Sector(0), Sectors(0));
-            let request = Request { kind, sector, count: length, memory: Memory::None };
-            RefCell::new(Slot { request, remapped: None, work: None, waker: None })
-        };
-        let requests = Rc::new(Requests {
-            to: to.clone(),
-            kind,
-            first,
-            next: Cell::new(0),
-            count,
-            left: Cell::new(DEPTH),
-            slots: (0..DEPTH).map(slot).collect(),
-        });
+        let requests = Rc::new(Requests::new(count, first, kind, to));
         let start = Instant::now();
         for number in 0..requests.slots.len() {
             self.executor.spawn(requests.clone().serve(number));
